@@ -1,0 +1,1 @@
+"""Self-hosted image generation behind the HTTP APIs of the hosted Stable Diffusion services."""

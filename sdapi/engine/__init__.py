@@ -1,0 +1,1 @@
+"""Where pictures are drawn: the Engine protocol and the engines behind it."""

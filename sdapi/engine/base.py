@@ -1,0 +1,71 @@
+"""The seam to the device: what an engine is asked, and what it answers. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+from typing import Protocol
+
+from PIL import Image
+
+from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.progress import Progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job for the engine, with everything it needs: no engine reads the database or storage."""
+
+    job_id: int
+    request: Txt2Img | Img2Img
+    init_image: Image.Image | None = None
+    """RGB, of the request's size."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All samples, in order, as RGB pictures of the requested size."""
+
+    images: tuple[Image.Image, ...]
+    seconds: float
+    """From the first step to the last decode."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The drawing did not succeed. `reason` is for the client: a sentence without internals."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Somebody asked for it to stop, and it stopped."""
+
+
+Outcome = Drawn | Failed | Cancelled
+
+Report = Callable[[Progress], None]
+
+
+class Engine(Protocol):
+    """Draws pictures. One implementation runs threads in this process; another may use a cluster."""
+
+    async def start(self) -> None:
+        """Get ready to take work; must return without having loaded any model library."""
+
+    async def draw(self, work: Work, report: Report, cancelled: Event) -> Outcome:
+        """Draw one job; many may be in flight at once and share forwards.
+
+        `report` is called on the event loop. `cancelled` is looked at between steps. Raises only when the engine itself is broken.
+        """
+
+    def room(self) -> int:
+        """How many more jobs can be in flight now."""
+
+    def problem(self) -> str | None:
+        """Why the engine can't draw, or None when it can."""
+
+    async def stop(self) -> None:
+        """Let nothing more begin and give up what is running; return when the threads have ended."""

@@ -1,0 +1,1 @@
+"""FastAPI and nothing but: routes, dependencies, error handlers."""

@@ -1,0 +1,1 @@
+"""The queue: every SQL statement about jobs, submitting, waiting, dispatching, retention."""

@@ -1,0 +1,1 @@
+"""The drawing itself: the only package that imports torch, diffusers and transformers."""
