@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)
     """Models kept in memory; the least recently used goes first."""
 
-    heartbeat_s: float = Field(default=5.0, gt=0)
-    stale_after_s: float = Field(default=30.0, gt=0)
+    heartbeat_s: float = Field(default=2.0, gt=0)
+    stale_after_s: float = Field(default=15.0, gt=0)
     """A running job without a heartbeat for so long goes back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
     stop_grace_s: float = Field(default=20.0, ge=0)

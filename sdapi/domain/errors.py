@@ -1,13 +1,13 @@
 """Everything that can be refused, in domain words; HTTP gives them a status in one place.
 
-    SdapiError
-    ├── InvalidRequest        a field is missing, malformed or out of range
-    │   └── ImageRefused      an input image can't be fetched or read
-    ├── NotAuthorised         no key, or a wrong one
-    ├── ModelNotFound         no checkpoint of that id
-    ├── JobNotFound           unknown id, or somebody else's
-    ├── QueueFull             too much is waiting already
-    └── PictureUnavailable    a picture that is not there (any more)
+SdapiError
+├── InvalidRequest        a field is missing, malformed or out of range
+│   └── ImageRefused      an input image can't be fetched or read
+├── NotAuthorised         no key, or a wrong one
+├── ModelNotFound         no checkpoint of that id
+├── JobNotFound           unknown id, or somebody else's
+├── QueueFull             too much is waiting already
+└── PictureUnavailable    a picture that is not there (any more)
 """
 
 from __future__ import annotations

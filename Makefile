@@ -1,0 +1,43 @@
+# Everything a user or a contributor runs. Only Python 3.11+ is needed beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: serve test check bench demo-model-report format clean
+
+serve: $(VENV)/.installed  ## install, migrate, serve on HOST:PORT (127.0.0.1:8000)
+	@$(BIN)/sdapi serve
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## formatting, lints, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## print the figures the README claims
+	$(BIN)/python -m benchmarks.report
+
+demo-model-report: $(VENV)/.dev  ## judge the embedded model over held-out prompts; writes a contact sheet
+	cd models/demo && $(CURDIR)/$(BIN)/python -m recipe.report
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# requirements.lock pins every version, for the server and for the tools.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build

@@ -1,0 +1,106 @@
+"""Weights files by their headers: safetensors is a length, a JSON table and bytes, so nothing is executed by looking."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PICKLED_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
+
+# safetensors itself refuses longer headers; the largest real ones are under 1 MB.
+_MAX_HEADER_BYTES = 100_000_000
+
+_WEIGHTS_NAME = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+class Refused(Exception):
+    """This file or folder can't be used; the text is a sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """One network's weights inside a diffusers folder."""
+
+    variant: str | None
+    """What the file names have before `.safetensors`, such as "fp16"."""
+    files: tuple[Path, ...]
+
+
+def how_to_convert(name: str) -> str:
+    """The sentence for a pickled file."""
+    return (
+        f"{name} is a pickle, which can run any code when it is read, so it is refused. Convert it to safetensors first: "
+        '`python -c "import sys, torch; from safetensors.torch import save_file; '
+        "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
+        'save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])" IN.ckpt OUT.safetensors`.'
+    )
+
+
+def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Tensor names and shapes of a safetensors file, from its header alone.
+
+    Raises Refused when it is not safetensors or shorter than its header says, and OSError.
+    """
+    size_bytes = path.stat().st_size
+    if not path.is_file():
+        # Opening a named pipe would wait for ever.
+        raise Refused(f"{path.name} is not a regular file.")
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= _MAX_HEADER_BYTES or length > size_bytes - 8:
+            raise Refused(_what_else(path.name, start))
+        header = file.read(length)
+    try:
+        table = json.loads(header)
+        shapes, ends = _parse(table)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as refusal:
+        raise Refused(_what_else(path.name, start)) from refusal
+    missing = 8 + length + max(ends, default=0) - size_bytes
+    if missing > 0:
+        raise Refused(f"{path.name} is cut short: {missing:,} bytes are missing. Copy or download it again.")
+    return shapes
+
+
+def _parse(table: Mapping[str, Mapping[str, list[int]]]) -> tuple[dict[str, tuple[int, ...]], list[int]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    ends: list[int] = []
+    for name, tensor in table.items():
+        if name != "__metadata__":
+            shapes[name] = tuple(int(side) for side in tensor["shape"])
+            ends.append(int(tensor["data_offsets"][1]))
+    return shapes, ends
+
+
+def _what_else(name: str, start: bytes) -> str:
+    # Looked at only when the header made no sense: a length may begin with any of these bytes.
+    if start.startswith(b"PK\x03\x04") or (len(start) > 1 and start[0] == 0x80 and start[1] <= 5):
+        return f"{name} is not safetensors whatever its name says: {how_to_convert('it')}"
+    if start.startswith(b"version "):
+        return f"{name} is a Git LFS pointer, not the weights themselves. Run `git lfs pull` where it came from."
+    return f"{name} is not a safetensors file, or the beginning of it was damaged."
+
+
+def part_weights(folder: Path, *, prefer_fp16: bool) -> PartWeights:
+    """The safetensors files of one part (`unet/`, ...) of a diffusers folder.
+
+    Where there are several variants, the one without a name comes first and "fp16" next, or the other way round if `prefer_fp16`:
+    reading the precision one draws with saves the conversion. Raises Refused where there are none, OSError where there is no folder.
+    """
+    variants: dict[str | None, list[Path]] = {}
+    pickled = False
+    for file in sorted(folder.iterdir()):
+        if named := _WEIGHTS_NAME.fullmatch(file.name):
+            variants.setdefault(named["variant"], []).append(file)
+        pickled = pickled or file.suffix.lower() in PICKLED_SUFFIXES
+    if not variants:
+        raise Refused(
+            f"{folder.name}/ holds only pickled weights: {how_to_convert('each')}" if pickled else f"{folder.name}/ holds no weights."
+        )
+    order: tuple[str | None, ...] = ("fp16", None, "bf16") if prefer_fp16 else (None, "fp16", "bf16")
+    variant = next((one for one in order if one in variants), next(iter(variants)))
+    return PartWeights(variant, tuple(variants[variant]))

@@ -1,0 +1,171 @@
+"""The odd spellings real clients send, as annotated types: numbers in strings, yes/no in words, null in many forms, comma lists.
+
+Each type takes every spelling seen on the wire and refuses with the end of a sentence ("must be a whole number"), to which
+`base.rejecting` puts the field's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX
+
+MAX_TEXT_CHARS = 20_000
+"""Longest prompt or id: far above what anybody writes, far below what would keep the text encoder busy for minutes."""
+MAX_LORA_STRENGTH = 2.0
+
+REFUSED = "wire_refused"
+"""The pydantic error type of every refusal made here."""
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
+_YES = frozenset({"yes", "true", "1", "y", "on"})
+_NO = frozenset({"no", "false", "0", "n", "off"})
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(text := value.strip()):
+        return int(text.split(".")[0])
+    raise PydanticCustomError(REFUSED, "must be a whole number")
+
+
+def _number(value: object) -> float:
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value) if abs(value) < 1e300 else math.inf  # float() of a longer int raises OverflowError
+    elif isinstance(value, str) and _DECIMAL.fullmatch(text := value.strip()):
+        number = float(text)
+    if not math.isfinite(number):
+        raise PydanticCustomError(REFUSED, "must be a number")
+    return number
+
+
+def _yes_no(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise PydanticCustomError(REFUSED, "must be yes or no")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise PydanticCustomError(REFUSED, "must be a string")
+    # PostgreSQL stores no NUL, and half of a cut surrogate pair can't be encoded at all.
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise PydanticCustomError(REFUSED, "contains characters that are not text")
+    return value
+
+
+def _short(value: str) -> str:
+    if len(value) > MAX_TEXT_CHARS:
+        raise PydanticCustomError(REFUSED, "must not be longer than {limit} characters", {"limit": MAX_TEXT_CHARS})
+    return value
+
+
+def _parts(value: object) -> list[object]:
+    """The items of a JSON list, of a comma list, or of a lone value; empty items are left out."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _text_list(value: object) -> tuple[str, ...]:
+    return tuple(_short(_text(part).strip()) for part in _parts(value))
+
+
+def _number_list(value: object) -> tuple[float, ...]:
+    return tuple(_number(part) for part in _parts(value))
+
+
+def _check_range(value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise PydanticCustomError(REFUSED, "must be between {low} and {high}", {"low": f"{low:g}", "high": f"{high:g}"})
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """Refuse a number outside low..high, both allowed, naming them."""
+
+    def check(value: float) -> float:
+        _check_range(value, low, high)
+        return value
+
+    return AfterValidator(check)
+
+
+def _each_strength(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        _check_range(value, 0, MAX_LORA_STRENGTH)
+    return values
+
+
+def _side_px(value: int, info: ValidationInfo) -> int:
+    _check_range(value, MIN_SIDE_PX, info.context["max_side_px"] if info.context else math.inf)
+    return value // 8 * 8
+
+
+def _seed(value: int) -> int | None:
+    if value == -1:
+        return None
+    if not 0 <= value <= MAX_SEED:
+        raise PydanticCustomError(REFUSED, "must be between 0 and {high}, or -1 for a random one", {"high": str(MAX_SEED)})
+    return value
+
+
+def _steps(value: int) -> int:
+    if value < 1:
+        raise PydanticCustomError(REFUSED, "must be at least 1")
+    return min(value, MAX_STEPS)  # the hosted services never refused more: `meta.steps` tells what was used
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+YesNo = Annotated[bool, BeforeValidator(_yes_no)]
+LongText = Annotated[str, BeforeValidator(_text)]
+"""Text of any length: links and pictures as base64."""
+Text = Annotated[LongText, AfterValidator(_short)]
+TextList = Annotated[tuple[str, ...], BeforeValidator(_text_list)]
+NumberList = Annotated[tuple[float, ...], BeforeValidator(_number_list)]
+
+SidePx = Annotated[WholeNumber, AfterValidator(_side_px)]
+"""64 to the validation context's `max_side_px`, rounded down to a multiple of 8."""
+Seed = Annotated[int | None, AfterValidator(_seed), BeforeValidator(_whole_number)]
+"""None stands for a random one, which clients spell -1."""
+Steps = Annotated[WholeNumber, AfterValidator(_steps)]
+Strengths = Annotated[NumberList, AfterValidator(_each_strength)]
+
+
+class WireBody(BaseModel):
+    """A request body as clients send it: unknown keys are ignored, and null, "", blanks and "null" mean that a field isn't given."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    null_is_a_word_in: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    """Fields in which the string "null" is taken as written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_is_not_given(cls, body: Any) -> Any:
+        if not isinstance(body, Mapping):
+            return body
+        return {name: value for name, value in body.items() if not cls._is_absent(name, value)}
+
+    @classmethod
+    def _is_absent(cls, name: object, value: object) -> bool:
+        if isinstance(value, str):
+            word = value.strip().lower()
+            return not word or (word == "null" and name not in cls.null_is_a_word_in)
+        return value is None

@@ -1,0 +1,103 @@
+"""`sdapi doctor`: each thing a working server needs, tried for real."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from sdapi.db.migrations import current_and_head
+from sdapi.db.session import open_database
+from sdapi.domain.generation import Txt2Img
+from sdapi.engine.base import Drawn, Failed, Work
+from sdapi.services import open_api_keys, open_catalog, open_engine
+from sdapi.settings import Settings
+
+_LOW_DISK_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; a check that breaks is a finding, not an exception."""
+    checks: list[tuple[str, Callable[[Settings], Awaitable[tuple[bool, str]]]]] = [
+        ("versions", _versions),
+        ("data folder", _data_folder),
+        ("database", _database),
+        ("api keys", _api_keys),
+        ("models", _models),
+        ("drawing", _drawing),
+    ]
+    findings = []
+    for what, check in checks:
+        try:
+            ok, detail = await check(settings)
+        except Exception as error:  # noqa: BLE001 - the doctor's job is to report whatever is wrong
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        findings.append(Finding(what, ok, detail))
+    return findings
+
+
+async def _versions(_: Settings) -> tuple[bool, str]:
+    names = ("sdapi", "torch", "diffusers", "transformers", "sqlalchemy", "fastapi")
+    return True, f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names)
+
+
+async def _data_folder(settings: Settings) -> tuple[bool, str]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=settings.data_dir):
+        free = shutil.disk_usage(settings.data_dir).free
+    return free > _LOW_DISK_BYTES, f"{settings.data_dir.absolute()} is writable, {free / 2**30:.1f} GB free"
+
+
+async def _database(settings: Settings) -> tuple[bool, str]:
+    current, head = await current_and_head(settings.sqlalchemy_url)
+    kind = settings.sqlalchemy_url.split(":", 1)[0]
+    if current == head:
+        return True, f"{kind}, schema {current}"
+    return False, f"{kind}, schema {current or 'none'}, needs {head}: run `sdapi db upgrade` or `sdapi serve`"
+
+
+async def _api_keys(settings: Settings) -> tuple[bool, str]:
+    async with open_database(settings.sqlalchemy_url, pool_size=1) as sessions:
+        if await open_api_keys(settings, sessions).any_exist():
+            return True, "there is at least one"
+    return False, "there is none: run `sdapi keys create`, or set SDAPI_API_KEY"
+
+
+async def _models(settings: Settings) -> tuple[bool, str]:
+    catalog = open_catalog(settings)
+    default = catalog.get(settings.default_model)
+    problems = "".join(f"; {Path(problem.path).name}: {problem.sentence}" for problem in catalog.problems())
+    return not problems, f"{len(catalog.all())} checkpoints, default {default.id}{problems}"
+
+
+async def _drawing(settings: Settings) -> tuple[bool, str]:
+    catalog = open_catalog(settings)
+    engine = open_engine(settings, catalog)
+    request = Txt2Img(checkpoint=catalog.get(settings.default_model).id, prompt="a red circle", width=64, height=64, seed=1, steps=2)
+    started = time.monotonic()
+    try:
+        outcome = await engine.draw(Work(0, request), lambda _: None, threading.Event())
+    finally:
+        await engine.stop()
+    match outcome:
+        case Drawn():
+            return True, f"a test picture took {time.monotonic() - started:.1f} s, libraries and model included"
+        case Failed(reason):
+            return False, reason
+        case _:
+            return False, "the drawing was cancelled"

@@ -1,0 +1,157 @@
+"""The engine in this process: one thread for the device, started by the first picture."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sdapi.catalog import Catalog
+
+from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
+
+if TYPE_CHECKING:
+    from sdapi.pipelines.loop import DrawingLoop, Result
+
+_log = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """See Engine. Torch and diffusers are imported on the device thread, so the API answers before they are there."""
+
+    def __init__(
+        self, catalog: Catalog, *, device: str, dtype: str, threads: int, max_rows: int, max_batch_rows: int, model_cache_bytes: int
+    ) -> None:
+        """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward."""
+        self._catalog = catalog
+        self._device = device
+        self._dtype = dtype
+        self._torch_threads = threads
+        self._max_rows = max_rows
+        self._max_batch_rows = max_batch_rows
+        self._model_cache_bytes = model_cache_bytes
+        self._rows_in_flight = 0
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.Future[DrawingLoop] | None = None
+        self._pending: set[asyncio.Future[Result | None]] = set()
+        self._problem: str | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """See Engine."""
+
+    async def draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
+        """See Engine."""
+        event_loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result | None] = event_loop.create_future()
+        self._rows_in_flight += work.request.samples
+        self._pending.add(answer)
+        try:
+            drawing = await self._drawing_loop()
+            if drawing is None:
+                return Cancelled() if self._stopping else Failed(self._problem or "the engine can't draw")
+            from sdapi.pipelines.loop import Ticket
+
+            drawing.submit(
+                Ticket(
+                    job_id=work.job_id,
+                    request=work.request,
+                    init_image=work.init_image,
+                    cancelled=cancelled,
+                    report=lambda progress: _call(event_loop, report, progress),
+                    done=lambda result: _call(event_loop, _settle, answer, result),
+                )
+            )
+            result = await answer
+            return Failed(self._problem or "the engine stopped working") if result is None else _outcome(result)
+        finally:
+            self._pending.discard(answer)
+            self._rows_in_flight -= work.request.samples
+
+    def room(self) -> int:
+        """See Engine."""
+        return 0 if self._stopping else max(0, self._max_rows - self._rows_in_flight)
+
+    def problem(self) -> str | None:
+        """See Engine."""
+        return self._problem
+
+    async def stop(self) -> None:
+        """See Engine."""
+        self._stopping = True
+        if self._loop is not None and self._thread is not None:
+            drawing = await self._drawing_loop()
+            if drawing is not None:
+                drawing.stop()
+            await asyncio.to_thread(self._thread.join)
+
+    async def _drawing_loop(self) -> DrawingLoop | None:
+        """The loop, opened on the device thread by the first who asks; None when it could not be opened."""
+        if self._loop is None:
+            if self._stopping:
+                return None
+            self._loop = asyncio.get_running_loop().create_future()
+            # A daemon, so that a hung driver can't keep a process alive that was asked to stop.
+            self._thread = threading.Thread(
+                target=self._run, args=(asyncio.get_running_loop(), self._loop), name="sdapi-device", daemon=True
+            )
+            self._thread.start()
+        try:
+            return await asyncio.shield(self._loop)
+        except Exception:  # noqa: BLE001 - logged where it happened; here it means: can't draw
+            return None
+
+    def _run(self, event_loop: asyncio.AbstractEventLoop, opened: asyncio.Future[DrawingLoop]) -> None:
+        """The device thread's whole life. The one place where anything may come out of the drawing code."""
+        try:
+            from sdapi.pipelines.device_host import DeviceOptions, open_loop
+
+            options = DeviceOptions(self._device, self._dtype, self._torch_threads, self._max_batch_rows, self._model_cache_bytes)
+            drawing = open_loop(self._catalog, options)
+        except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
+            _log.exception("the drawing engine can't start")
+            self._problem = f"the drawing engine can't start: {error}"
+            _call(event_loop, _refuse, opened, error)
+            return
+        _call(event_loop, _settle, opened, drawing)
+        try:
+            drawing.run()
+        except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
+            _log.exception("the drawing loop ended")
+            self._problem = f"the drawing loop ended: {type(error).__name__}"
+            _call(event_loop, self._abandon)
+
+    def _abandon(self) -> None:
+        for answer in self._pending:
+            if not answer.done():
+                answer.set_result(None)
+
+
+def _call(event_loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
+    """From the device thread to the event loop; in vain when that has closed, because then nobody is waiting."""
+    with suppress(RuntimeError):
+        event_loop.call_soon_threadsafe(function, *args)
+
+
+def _settle(answer: asyncio.Future[Any], value: object) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
+def _refuse(opened: asyncio.Future[DrawingLoop], error: Exception) -> None:
+    opened.set_exception(error)
+
+
+def _outcome(result: Result) -> Outcome:
+    from sdapi.pipelines.loop import Pictures, Trouble
+
+    match result:
+        case Pictures(images, seconds):
+            return Drawn(images, seconds)
+        case Trouble(reason):
+            return Failed(reason)
+        case _:
+            return Cancelled()

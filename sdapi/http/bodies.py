@@ -1,0 +1,118 @@
+"""Request bodies as dicts: JSON with or without its content type, form fields, multipart fields; never larger than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import NoReturn
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from sdapi.domain.errors import InvalidRequest
+
+_DRAINED_TIMES = 4
+"""Of a body that is too large, up to so many times the limit is read and thrown away: a client whose sending is cut off never
+reads our answer."""
+_DRAIN_S = 10.0
+_MAX_FIELDS = 1000
+_BODYLESS_METHODS = frozenset({"GET", "HEAD", "DELETE"})
+
+
+async def read_body(request: Request, *, max_body_bytes: int) -> dict[str, object]:
+    """The fields of the body; of doubled ones the last. A GET without a body gives its query parameters.
+
+    Raises InvalidRequest about the field "body" when it is empty, too large, or not readable as fields.
+    """
+    raw = await _read_limited(request, max_body_bytes)
+    if not raw.strip():
+        if request.method in _BODYLESS_METHODS:
+            return dict(request.query_params)
+        raise InvalidRequest.of("body", "The body is empty: send the fields as a JSON object.")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _multipart_fields(request, raw)
+    # `curl -d '{...}'` without a header announces a form; no form's first field name begins with a brace.
+    if kind == "application/x-www-form-urlencoded" and not raw.lstrip().startswith(b"{"):
+        return _form_fields(raw)
+    return _json_fields(raw)
+
+
+async def _read_limited(request: Request, max_body_bytes: int) -> bytes:
+    too_large = InvalidRequest.of("body", f"The body must not be larger than {max_body_bytes} bytes.")
+    most_read = max_body_bytes * _DRAINED_TIMES
+    if _declared_bytes(request.headers) > most_read:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(None) as deadline:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most_read:
+                    break
+                if size <= max_body_bytes:
+                    chunks.append(chunk)
+                elif deadline.when() is None:
+                    chunks.clear()
+                    deadline.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
+    except TimeoutError:
+        raise too_large from None
+    if size > max_body_bytes:
+        raise too_large
+    return b"".join(chunks)
+
+
+def _declared_bytes(headers: Mapping[str, str]) -> int:
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() and len(declared) < 20 else 0
+
+
+def _json_fields(raw: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest.of("body", "The body is not valid UTF-8.") from error
+    except RecursionError as error:
+        raise InvalidRequest.of("body", "The body is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidRequest.of("body", "The body is not valid JSON.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest.of("body", "The body must be a JSON object.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity, which Python's reader takes and JSON does not know
+
+
+def _form_fields(raw: bytes) -> dict[str, object]:
+    try:
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS))
+    except UnicodeDecodeError as error:
+        raise InvalidRequest.of("body", "The body is not valid UTF-8.") from error
+    except ValueError as error:
+        raise InvalidRequest.of("body", f"The body has more than {_MAX_FIELDS} fields.") from error
+
+
+async def _multipart_fields(request: Request, raw: bytes) -> dict[str, object]:
+    parser = MultiPartParser(request.headers, _once(raw), max_files=_MAX_FIELDS, max_fields=_MAX_FIELDS, max_part_size=len(raw))
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest.of("body", "The body is not valid multipart/form-data.") from error
+    try:
+        fields = dict(form)
+        for name, value in fields.items():
+            if isinstance(value, UploadFile):
+                raise InvalidRequest.of(name, f"The {name} must be sent as text (a URL or base64), not as a file.")
+    finally:
+        await form.close()
+    return dict(fields)
+
+
+async def _once(raw: bytes) -> AsyncGenerator[bytes, None]:
+    yield raw

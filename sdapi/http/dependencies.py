@@ -1,0 +1,106 @@
+"""What routes ask for, as annotated aliases: services, the body, the client behind the key, the base of links."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader
+
+from sdapi.dialects.base import Rendered
+from sdapi.domain.errors import NotAuthorised
+from sdapi.storage import Storage as StorageSeam
+
+from .bodies import read_body
+from .limits import HttpLimits
+from .provided import Jobs as JobsSeam
+from .provided import Services
+
+KEY_HEADER = APIKeyHeader(name="X-API-KEY", auto_error=False, description="`sdapi keys create` makes one")
+"""For the API's own documentation page only; the key is found by `client_id`."""
+
+
+async def services(request: Request) -> Services:
+    """What the lifespan has opened."""
+    return cast("Services", request.app.state.services)
+
+
+OpenServices = Annotated[Services, Depends(services)]
+
+
+async def limits(opened: OpenServices) -> HttpLimits:
+    """The edge's settings."""
+    return opened.limits
+
+
+async def jobs(opened: OpenServices) -> JobsSeam:
+    """The queue."""
+    return opened.jobs
+
+
+async def storage(opened: OpenServices) -> StorageSeam:
+    """The stored pictures."""
+    return opened.storage
+
+
+Limits = Annotated[HttpLimits, Depends(limits)]
+Jobs = Annotated[JobsSeam, Depends(jobs)]
+Storage = Annotated[StorageSeam, Depends(storage)]
+
+
+async def body(request: Request, limits: Limits) -> dict[str, object]:
+    """The fields of the body, read at most once per request. Raises InvalidRequest."""
+    if not hasattr(request.state, "wire_body"):
+        request.state.wire_body = await read_body(request, max_body_bytes=limits.max_body_bytes)
+    return cast("dict[str, object]", request.state.wire_body)
+
+
+async def client_id_if_any(request: Request, opened: OpenServices) -> int | None:
+    """The id of the key that came with the request, None when none came. Raises NotAuthorised for a wrong one.
+
+    The body is only read when no header has a key, so a stranger's large body costs nothing.
+    """
+    plain = _key_in_headers(request) or _key_in_body(await body(request, opened.limits))
+    if plain is None:
+        return None
+    client = await opened.api_keys.authenticate(plain)
+    if client is None:
+        raise NotAuthorised
+    return client.id
+
+
+async def client_id(found: Annotated[int | None, Depends(client_id_if_any)]) -> int:
+    """The id of the key that came with the request. Raises NotAuthorised."""
+    if found is None:
+        raise NotAuthorised
+    return found
+
+
+async def public_url(request: Request, limits: Limits) -> str:
+    """Base of the links in answers, without a trailing slash."""
+    return (limits.public_url or str(request.base_url)).rstrip("/")
+
+
+Body = Annotated[dict[str, object], Depends(body)]
+ClientId = Annotated[int, Depends(client_id)]
+ClientIdIfAny = Annotated[int | None, Depends(client_id_if_any)]
+PublicUrl = Annotated[str, Depends(public_url)]
+
+
+def answer(rendered: Rendered) -> JSONResponse:
+    """The dialect's answer as HTTP."""
+    return JSONResponse(rendered.body, status_code=rendered.status, headers=dict(rendered.headers))
+
+
+def _key_in_headers(request: Request) -> str | None:
+    # The documented curl sample has a space after its key.
+    if key := request.headers.get("x-api-key", "").strip():
+        return key
+    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _key_in_body(fields: dict[str, object]) -> str | None:
+    key = fields.get("key")
+    return key.strip() or None if isinstance(key, str) else None

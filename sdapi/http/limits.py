@@ -1,0 +1,18 @@
+"""The settings the HTTP edge needs, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """What requests may ask for, and how answers are given."""
+
+    max_body_bytes: int
+    max_side_px: int
+    sync_wait_s: float
+    """How long a call is held for its picture at most."""
+    fetch_requires_key: bool
+    public_url: str | None
+    """Base of the links in answers; None takes the request's own scheme and host."""

@@ -1,0 +1,234 @@
+"""Claims queued jobs, has them drawn, stores the pictures and records the end: claim -> draw -> store -> finish."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from threading import Event
+
+from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from sdapi.catalog import Catalog
+from sdapi.domain.errors import SdapiError
+from sdapi.domain.generation import Img2Img
+from sdapi.domain.job import Job
+from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
+from sdapi.png import encode_png, parameters_text
+from sdapi.storage import Storage
+
+from .board import JobBoard
+from .repository import JobRepository
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+"""How often the queue is looked at for jobs other processes have put there."""
+
+
+@dataclass(frozen=True)
+class DispatchTimes:
+    """How the queue is kept healthy."""
+
+    heartbeat_s: float
+    stale_after_s: float
+    max_attempts: int
+    stop_grace_s: float
+
+
+class Dispatcher:
+    """One per process. Its loops are asked to stop, never cancelled: a cancelled transaction leaves rows behind."""
+
+    def __init__(
+        self,
+        *,
+        sessions: async_sessionmaker[AsyncSession],
+        engine: Engine,
+        storage: Storage,
+        catalog: Catalog,
+        board: JobBoard,
+        times: DispatchTimes,
+        png_metadata: bool,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._storage = storage
+        self._catalog = catalog
+        self._board = board
+        self._times = times
+        self._png_metadata = png_metadata
+        self._now = now
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._giving_up = False
+        self._loops: list[asyncio.Task[None]] = []
+        self._encoders = ThreadPoolExecutor(2, thread_name_prefix="sdapi-png")
+
+    def start(self) -> None:
+        """Begin to claim, to send heartbeats and to look for jobs whose process died."""
+        self._loops = [
+            asyncio.create_task(self._claim_loop(), name="claim"),
+            asyncio.create_task(self._every(self._times.heartbeat_s, self._heartbeat), name="heartbeat"),
+            asyncio.create_task(self._every(self._times.stale_after_s / 3, self._sweep), name="sweep"),
+        ]
+
+    def problem(self) -> str | None:
+        """Why no job is being processed, or None when all loops are alive."""
+        for loop in self._loops:
+            if loop.done() and not self._stopping.is_set():
+                return f"the {loop.get_name()} loop ended"
+        return None
+
+    def begin_stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping.set()
+        self._board.work_arrived.set()
+
+    async def stop(self) -> None:
+        """Let running pictures finish for the grace time, put the rest back into the queue, and return."""
+        self.begin_stop()
+        if self._running:
+            await asyncio.wait(list(self._running.values()), timeout=self._times.stop_grace_s)
+        self._giving_up = True
+        await self._engine.stop()
+        if self._running:
+            await asyncio.wait(list(self._running.values()))
+        self._finished.set()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._encoders.shutdown()
+
+    async def _claim_loop(self) -> None:
+        while not self._stopping.is_set():
+            self._board.work_arrived.clear()
+            try:
+                await self._claim()
+            except (OSError, SQLAlchemyError):
+                _log.exception("claiming failed, trying again")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await self._board.work_arrived.wait()
+
+    async def _claim(self) -> None:
+        while not self._stopping.is_set() and (room := self._engine.room()) > 0:
+            async with self._sessions.begin() as session:
+                jobs = await JobRepository(session).claim(self._worker, room, now=self._now())
+            for job in jobs:
+                task = asyncio.create_task(self._process(job), name=f"job-{job.id}")
+                self._running[job.id] = task
+                task.add_done_callback(partial(self._forget, job.id))
+            if not jobs:
+                return
+            # The tasks must have entered the engine before its room is asked for again.
+            await asyncio.sleep(0)
+
+    def _forget(self, job_id: int, _: asyncio.Task[None]) -> None:
+        self._running.pop(job_id, None)
+        self._board.work_arrived.set()
+
+    async def _process(self, job: Job) -> None:
+        cancelled = self._board.started(job.id)
+        try:
+            outcome = await self._draw_and_store(job, cancelled)
+            await self._record(job, outcome)
+        except Exception:
+            # Nothing may come out of one job's task into the others; the row stays running and the sweep requeues it.
+            _log.exception("recording a job failed", extra={"job_ids": [job.id]})
+        finally:
+            self._board.ended(job.id)
+
+    async def _draw_and_store(self, job: Job, cancelled: Event) -> Drawn | Failed | Cancelled:
+        """Files first, row second: a recorded success always has its pictures."""
+        try:
+            work = Work(job.id, job.request, await self._init_image(job))
+            outcome = await self._engine.draw(work, lambda progress: self._board.report(job.id, progress), cancelled)
+            if isinstance(outcome, Drawn):
+                await self._store(job, outcome)
+        except SdapiError as error:
+            return Failed(str(error))
+        except Exception:
+            # Failures of one job are values from here on, whatever they were.
+            _log.exception("a job failed", extra={"job_ids": [job.id]})
+            return Failed("an internal error, see the server's log")
+        return outcome
+
+    async def _init_image(self, job: Job) -> Image.Image | None:
+        if not isinstance(job.request, Img2Img):
+            return None
+        data = await self._storage.load(job.request.init_image)
+        return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert("RGB"))
+
+    async def _store(self, job: Job, drawn: Drawn) -> None:
+        model_hash = None
+        if self._png_metadata:
+            model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(job.request.checkpoint)))
+        for index, (name, image) in enumerate(zip(job.output_names, drawn.images, strict=True)):
+            text = None
+            if self._png_metadata:
+                seed = (job.request.seed + index) % 2**32
+                text = parameters_text(job.request, seed=seed, model=job.request.checkpoint, model_hash=model_hash)
+            data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
+            await self._storage.save(name, data)
+
+    async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled) -> None:
+        async with self._sessions.begin() as session:
+            repository = JobRepository(session)
+            match outcome:
+                case Drawn(seconds=seconds):
+                    done = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds)
+                case Failed(reason):
+                    done = await repository.fail(job.id, self._worker, reason, now=self._now())
+                case Cancelled() if self._giving_up:
+                    await repository.release([job.id], self._worker, now=self._now())
+                    done = job
+                case Cancelled():
+                    done = await repository.mark_cancelled(job.id, self._worker, now=self._now())
+        if done is None:
+            _log.warning("somebody else ended the job", extra={"job_ids": [job.id]})
+        else:
+            _log.info("job ended", extra={"job_ids": [job.id], "outcome": type(outcome).__name__.lower()})
+
+    async def _heartbeat(self) -> None:
+        if not self._running:
+            return
+        async with self._sessions.begin() as session:
+            to_cancel = await JobRepository(session).heartbeat(list(self._running), self._worker, now=self._now())
+        for job_id in to_cancel:
+            self._board.cancel(job_id)
+
+    async def _sweep(self) -> None:
+        now = self._now()
+        async with self._sessions.begin() as session:
+            requeued, failed = await JobRepository(session).requeue_stale(
+                stale_before=now - timedelta(seconds=self._times.stale_after_s), max_attempts=self._times.max_attempts, now=now
+            )
+        if requeued:
+            _log.warning("jobs of a process that died are queued again", extra={"job_ids": requeued})
+            self._board.work_arrived.set()
+        for job in failed:
+            _log.error("a job was given up", extra={"job_ids": [job.id], "attempts": job.attempts})
+            self._board.changed(job.id)
+
+    async def _every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> None:
+        """Until all work has ended; a database that is away for a while is logged and tried again."""
+        while not self._finished.is_set():
+            try:
+                await action()
+            except (OSError, SQLAlchemyError):
+                _log.exception("a periodic task failed, trying again")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await self._finished.wait()

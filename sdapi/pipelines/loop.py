@@ -1,0 +1,264 @@
+"""The drawing loop: admit, step, retire. Pictures of different users share forwards and join at the next step.
+
+Knows nothing of torch or models: a `Model` prepares rows, predicts for a batch, advances a row and decodes it. One thread runs
+`run`; any thread may `submit`. Batches that can't share a forward take turns by what they have cost so far (fair queueing), and a
+lone request never waits for company.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from sdapi.domain.errors import SdapiError
+from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.progress import Progress
+
+from .residency import Residency
+from .row import BatchKey, Row
+
+_log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """A loaded model, as far as the loop is concerned (see `families/unet.py`)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """See HasSize."""
+        ...
+
+    def prepare(self, request: Txt2Img | Img2Img, init_image: Image.Image | None) -> list[Row]:
+        """One row per sample."""
+        ...
+
+    def predict(self, rows: Sequence[Row]) -> list[Tensor]:
+        """One joint forward; changes no row."""
+        ...
+
+    def advance(self, row: Row, predicted: Tensor) -> None:
+        """One step of one row."""
+        ...
+
+    def decode(self, row: Row) -> Image.Image:
+        """The finished picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All samples of a job, in order."""
+
+    images: tuple[Image.Image, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a job came to nothing, in words for its client."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job was cancelled, or the loop ended."""
+
+
+Result = Pictures | Trouble | Stopped
+
+
+@dataclass
+class Ticket:
+    """A job handed to the loop. `report` and `done` are called on the loop's thread; `done` exactly once."""
+
+    job_id: int
+    request: Txt2Img | Img2Img
+    init_image: Image.Image | None
+    cancelled: threading.Event
+    report: Callable[[Progress], None]
+    done: Callable[[Result], None]
+
+
+@dataclass
+class _Flight:
+    """A ticket whose rows are being drawn."""
+
+    ticket: Ticket
+    model: Model
+    rows: list[Row]
+    started: float
+    images: dict[int, Image.Image] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(sum(row.sampler.position for row in self.rows), sum(len(row.sampler.timesteps) for row in self.rows))
+
+
+class DrawingLoop:
+    """Continuous batching, step by step."""
+
+    def __init__(self, residency: Residency[Model], *, max_batch_pixels: int, max_batch_rows: int) -> None:
+        """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits."""
+        self._residency = residency
+        self._max_batch_pixels = max_batch_pixels
+        self._max_batch_rows = max_batch_rows
+        self._inbox: deque[Ticket] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._waiting: list[Ticket] = []
+        self._flights: list[_Flight] = []
+        self._spent: dict[BatchKey, float] = {}
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand a job in; from any thread."""
+        with self._wake:
+            self._inbox.append(ticket)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Ask the loop to end after the step it is at; what is in flight ends as `Stopped`. From any thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def run(self) -> None:
+        """Draw until `stop`."""
+        try:
+            while True:
+                with self._wake:
+                    while not (self._inbox or self._waiting or self._flights or self._stopping):
+                        self._wake.wait()
+                    self._waiting.extend(self._inbox)
+                    self._inbox.clear()
+                    if self._stopping:
+                        return
+                self._drop_cancelled()
+                self._admit_one()
+                if self._flights:
+                    self._step(self._next_key())
+                    self._retire_one()
+                elif self._waiting:
+                    self._residency.wait_for_load(0.05)
+        finally:
+            self._end_all()
+
+    def _drop_cancelled(self) -> None:
+        for ticket in [t for t in self._waiting if t.cancelled.is_set()]:
+            self._waiting.remove(ticket)
+            ticket.done(Stopped())
+        for flight in [f for f in self._flights if f.ticket.cancelled.is_set()]:
+            self._land(flight, Stopped())
+
+    def _admit_one(self) -> None:
+        """Make the first ticket whose model is there into rows. One a cycle, so that admitting never stalls those in flight for long."""
+        for ticket in self._waiting:
+            model_id = ticket.request.checkpoint
+            try:
+                model = self._residency.lease(model_id)
+            except Exception as error:  # noqa: BLE001 - whatever loading raises must fail this job, not the loop
+                self._waiting.remove(ticket)
+                ticket.done(self._trouble(error, [ticket.job_id], "the model could not be loaded"))
+                return
+            if model is None:
+                continue
+            self._waiting.remove(ticket)
+            try:
+                rows = model.prepare(ticket.request, ticket.init_image)
+            except Exception as error:  # noqa: BLE001 - a request that can't be prepared must not end its neighbours
+                self._residency.release(model_id)
+                ticket.done(self._trouble(error, [ticket.job_id], "the drawing could not be prepared"))
+                return
+            self._flights.append(_Flight(ticket, model, rows, time.monotonic()))
+            return
+
+    def _next_key(self) -> BatchKey:
+        """The batch that has cost least so far. One that arrives late starts level with the others, not with a credit."""
+        keys = {row.key for flight in self._flights for row in flight.rows if not row.sampler.finished}
+        if not keys:
+            return self._flights[0].rows[0].key
+        level = min((self._spent[key] for key in keys if key in self._spent), default=0.0)
+        self._spent = {key: self._spent.get(key, level) for key in keys}
+        return min(keys, key=lambda key: (self._spent[key], str(key)))
+
+    def _step(self, key: BatchKey) -> None:
+        """One denoising step of up to a batch of the key's rows, oldest first."""
+        pixels = key.latent_height * key.latent_width * 64
+        limit = max(1, min(self._max_batch_rows, self._max_batch_pixels // pixels))
+        active = [(flight, row) for flight in self._flights for row in flight.rows if row.key == key and not row.sampler.finished][:limit]
+        if not active:
+            return
+        self._spent[key] = self._spent.get(key, 0.0) + pixels * sum(row.forwards for _, row in active)
+        self._advance(active)
+        for flight in {id(f): f for f, _ in active}.values():
+            if flight in self._flights:
+                flight.ticket.report(flight.progress)
+
+    def _advance(self, active: list[tuple[_Flight, Row]]) -> None:
+        """Predict together, step apart. A forward that fails is tried again in halves, so that only the culprit's job fails."""
+        try:
+            predictions = active[0][0].model.predict([row for _, row in active])
+        except Exception as error:  # noqa: BLE001 - out of memory and kernel errors must not end neighbours
+            if len(active) > 1:
+                _log.warning("a joint forward failed, trying in halves", extra={"rows": len(active), "error": repr(error)})
+                middle = len(active) // 2
+                self._advance(active[:middle])
+                self._advance([(flight, row) for flight, row in active[middle:] if flight in self._flights])
+                return
+            flight = active[0][0]
+            self._land(flight, self._trouble(error, [flight.ticket.job_id], "the drawing failed"))
+            return
+        for (flight, row), predicted in zip(active, predictions, strict=True):
+            if flight not in self._flights:
+                continue
+            try:
+                flight.model.advance(row, predicted)
+            except Exception as error:  # noqa: BLE001 - one row's sampler must not end its neighbours
+                self._land(flight, self._trouble(error, [flight.ticket.job_id], "the sampler failed"))
+
+    def _retire_one(self) -> None:
+        """Decode one finished picture. One a cycle: the others' next step comes between two decodes."""
+        for flight in self._flights:
+            for index, row in enumerate(flight.rows):
+                if not row.sampler.finished or index in flight.images:
+                    continue
+                try:
+                    flight.images[index] = flight.model.decode(row)
+                except Exception as error:  # noqa: BLE001 - a picture that can't be decoded fails its own job only
+                    self._land(flight, self._trouble(error, [flight.ticket.job_id], "the picture could not be decoded"))
+                    return
+                if len(flight.images) == len(flight.rows):
+                    images = tuple(flight.images[i] for i in range(len(flight.rows)))
+                    self._land(flight, Pictures(images, time.monotonic() - flight.started))
+                return
+
+    def _land(self, flight: _Flight, result: Result) -> None:
+        self._flights.remove(flight)
+        self._residency.release(flight.ticket.request.checkpoint)
+        flight.ticket.done(result)
+
+    def _end_all(self) -> None:
+        for flight in list(self._flights):
+            self._land(flight, Stopped())
+        with self._wake:
+            left = [*self._waiting, *self._inbox]
+            self._waiting.clear()
+            self._inbox.clear()
+        for ticket in left:
+            ticket.done(Stopped())
+        self._residency.close()
+
+    def _trouble(self, error: Exception, job_ids: list[int], sentence: str) -> Trouble:
+        """Errors of the domain are written for clients; others are logged and summed up."""
+        if isinstance(error, SdapiError):
+            return Trouble(str(error))
+        _log.error(sentence, extra={"job_ids": job_ids}, exc_info=error)
+        return Trouble(sentence)

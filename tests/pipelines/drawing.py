@@ -1,0 +1,107 @@
+"""Drives a real drawing loop with the embedded model from a test, without threads: what is drawn together is up to the test."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from PIL import Image
+
+from sdapi.catalog import Catalog, embedded_model_dir
+from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.progress import Progress
+from sdapi.pipelines.families.unet import UnetModel
+from sdapi.pipelines.loader import Sd1Components, load_sd1
+from sdapi.pipelines.loop import DrawingLoop, Model, Pictures, Result, Ticket
+from sdapi.pipelines.residency import Residency
+
+
+@cache
+def demo_parts() -> Sd1Components:
+    """The embedded model's networks in float32 on the CPU, loaded once for all tests; nobody changes them."""
+    folder = embedded_model_dir()
+    assert folder is not None
+    catalog = Catalog(folder.parent, aliases={}, embedded=folder)
+    return load_sd1(catalog.get("demo"), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def a_request(**changes: object) -> Txt2Img:
+    """A small valid request; say only what the test is about."""
+    values = {"checkpoint": "demo", "prompt": "a red circle on a blue background", "width": 64, "height": 64, "seed": 7, "steps": 4}
+    return Txt2Img.model_validate({**values, **changes})
+
+
+def an_img2img_request(**changes: object) -> Img2Img:
+    """A small valid img2img request; the picture itself goes beside it."""
+    return Img2Img.model_validate({**a_request().model_dump(exclude={"kind"}), "init_image": "inputs/x.png", "strength": 0.6, **changes})
+
+
+@dataclass
+class Asked:
+    """One job handed to the loop, and what came of it."""
+
+    ticket: Ticket
+    progress: list[Progress] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    on_progress: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def image(self) -> Image.Image:
+        (result,) = self.results
+        assert isinstance(result, Pictures), result
+        return result.images[0]
+
+
+class Studio:
+    """A drawing loop on its own thread, with models by id."""
+
+    def __init__(self, models: dict[str, Model] | None = None, *, max_batch_rows: int = 16) -> None:
+        self.models = models or {"demo": UnetModel("demo", demo_parts())}
+        residency: Residency[Model] = Residency(self.models.__getitem__, budget_bytes=2**40)
+        self.loop = DrawingLoop(residency, max_batch_pixels=2**22, max_batch_rows=max_batch_rows)
+        self.asked: list[Asked] = []
+        self.order: list[str] = []
+
+    def ask(self, request: Txt2Img | Img2Img, init_image: Image.Image | None = None, **hooks: object) -> Asked:
+        """Queue a request; it is drawn by `draw`."""
+        cancelled = threading.Event()
+        number = len(self.asked)
+
+        def report(progress: Progress) -> None:
+            self.order.append(f"step {number}")
+            asked.progress.append(progress)
+            if callable(hook := hooks.get("on_step")):
+                hook(progress)
+
+        def done(result: Result) -> None:
+            self.order.append(f"done {number}")
+            asked.results.append(result)
+            if all(a.results for a in self.asked):
+                self.loop.stop()
+
+        asked = Asked(Ticket(number, request, init_image, cancelled, report, done))
+        self.asked.append(asked)
+        self.loop.submit(asked.ticket)
+        return asked
+
+    def draw(self) -> None:
+        """Run the loop on this thread until everything asked has ended."""
+        self.loop.run()
+
+
+def draw_alone(request: Txt2Img | Img2Img, init_image: Image.Image | None = None) -> Image.Image:
+    """The picture of a request that has the loop to itself."""
+    studio = Studio()
+    asked = studio.ask(request, init_image)
+    studio.draw()
+    return asked.image
+
+
+def greatest_difference(one: Image.Image, other: Image.Image) -> int:
+    """Largest difference of any channel of any pixel, 0..255."""
+    import numpy as np
+
+    assert one.size == other.size
+    return int(np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)).max())

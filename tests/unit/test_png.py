@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
+from sdapi.png import encode_png, parameters_text
+
+
+def a_request(**changes: object) -> Txt2Img:
+    """A valid request; say only what the test is about."""
+    return Txt2Img.model_validate({"checkpoint": "demo", "prompt": "a cat", "seed": 7, **changes})
+
+
+def text_of(request: Txt2Img | Img2Img, model: str = "demo", model_hash: str | None = None) -> str:
+    return parameters_text(request, seed=request.seed, model=model, model_hash=model_hash)
+
+
+def reread(png: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(png))
+    image.load()
+    return image
+
+
+def test_everything_about_a_picture_is_written_in_the_order_of_a1111() -> None:
+    request = Img2Img(
+        checkpoint="demo",
+        prompt="a cat",
+        negative_prompt="blurry, grey",
+        seed=1,
+        steps=20,
+        guidance_scale=7.5,
+        scheduler=SchedulerName.EULER_ANCESTRAL,
+        width=512,
+        height=256,
+        clip_skip=2,
+        init_image="in/a.png",
+        strength=0.8,
+    )
+    assert parameters_text(request, seed=4, model="demo", model_hash="abc123def4") == (
+        "a cat\nNegative prompt: blurry, grey\n"
+        "Steps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 4, Size: 512x256, Model hash: abc123def4, Model: demo, "
+        "Denoising strength: 0.8, Clip skip: 2, Version: sdapi"
+    )
+
+
+def test_what_was_not_asked_for_is_not_written() -> None:
+    text = text_of(a_request(guidance_scale=7.0))
+    assert text == "a cat\nSteps: 30, CFG scale: 7, Seed: 7, Size: 512x512, Model: demo, Version: sdapi"
+
+
+@pytest.mark.parametrize("scheduler", SchedulerName)
+def test_every_scheduler_has_a_sampler_name(scheduler: SchedulerName) -> None:
+    line = text_of(a_request(scheduler=scheduler)).splitlines()[-1]
+    sampler = dict(pair.split(": ") for pair in line.split(", "))["Sampler"]
+    assert sampler
+    assert "Scheduler" not in sampler
+
+
+def test_line_breaks_in_prompts_stay_and_the_last_line_is_the_pairs() -> None:
+    lines = text_of(a_request(prompt="a cat\non a mat", negative_prompt="grey\nblurry")).split("\n")
+    assert lines[:4] == ["a cat", "on a mat", "Negative prompt: grey", "blurry"]
+    assert lines[4].startswith("Steps: 30, ")
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize("model", ["one, two", "a:b", 'a, "b"', "ein\nname"])
+def test_a_value_that_would_break_the_line_is_quoted(model: str) -> None:
+    assert f", Model: {json.dumps(model)}, Version: sdapi" in text_of(a_request(), model=model)
+
+
+@pytest.mark.parametrize("text", ["a cat\nSteps: 20", "größer", "eine Katze, 猫, 🐈", ""])
+def test_the_text_comes_back_from_the_file_as_it_was(text: str) -> None:
+    assert reread(encode_png(Image.new("RGB", (8, 8)), text)).info["parameters"] == text
+
+
+@pytest.mark.parametrize(("text", "kept"), [("a\0b", "ab"), ("a\ud800b", "a?b")])
+def test_what_a_text_chunk_cannot_hold_does_not_lose_the_picture(text: str, kept: str) -> None:
+    assert reread(encode_png(Image.new("RGB", (8, 8)), text)).info["parameters"] == kept
+
+
+def test_the_pixels_come_back_exactly() -> None:
+    image = Image.radial_gradient("L").convert("RGB")
+    assert reread(encode_png(image, None)).tobytes() == image.tobytes()
+
+
+def test_without_parameters_the_file_tells_nothing() -> None:
+    image = Image.new("RGB", (8, 8))
+    image.info["icc_profile"] = b"from elsewhere"
+    image.info["comment"] = "secret"
+    assert reread(encode_png(image, None)).info == {}
