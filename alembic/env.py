@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+from alembic import context
 from sqlalchemy import Connection, Enum
 
-from alembic import context
 from sdapi.db.migrations import migrating
 from sdapi.db.session import async_url
 from sdapi.db.tables import Base, UtcDateTime

@@ -37,6 +37,12 @@ def create_app(settings: Settings) -> FastAPI:
     for router in all_routers():
         app.include_router(router)
     error_handlers.install(app)
-    app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"], expose_headers=["Retry-After", "X-Request-ID"])
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-ID"],
+    )
     app.add_middleware(AccessLog)
     return app

@@ -32,11 +32,8 @@ def main() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(envvar="HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="PORT", help="Port to listen on.")] = 8000,
-    forwarded_allow_ips: Annotated[
-        str, typer.Option(envvar="FORWARDED_ALLOW_IPS", help="Reverse proxies whose X-Forwarded-* headers count.")
-    ] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else HOST, else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; else PORT, else 8000.")] = None,
 ) -> None:
     """Migrate the database and serve. The first start prints an API key."""
     import uvicorn
@@ -45,6 +42,7 @@ def serve(
     from sdapi.server import Server
 
     settings = _settings()
+    host, port = host or settings.host, settings.port if port is None else port
     configure_logging(settings.log_level, settings.log_format)
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
     new_key = asyncio.run(_first_key(settings, host))
@@ -65,7 +63,7 @@ def serve(
         port=port,
         access_log=False,
         log_config=None,
-        forwarded_allow_ips=forwarded_allow_ips,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         timeout_graceful_shutdown=max(1, round(settings.stop_grace_s)),
         server_header=False,
     )
@@ -91,7 +89,7 @@ def keys_list() -> None:
 
     async def rows(api_keys: ApiKeys) -> list[str]:
         return [
-            f"{key.id:>4}  {key.prefix}…  {key.name}  {key.role}  {'revoked' if key.revoked_at else 'valid'}  {key.created_at:%Y-%m-%d %H:%M}"
+            f"{key.id:>4}  {key.prefix}…  {key.name}  {key.role}  {'revoked' if key.revoked_at else 'valid'}  {key.created_at:%Y-%m-%d}"
             for key in await api_keys.list()
         ]
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """What an operator can choose. `.env.example` lists the same, with comments."""
 
-    model_config = SettingsConfigDict(env_prefix="SDAPI_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SDAPI_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("HOST", "SDAPI_HOST"))
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535, validation_alias=AliasChoices("PORT", "SDAPI_PORT"))
+    forwarded_allow_ips: str = Field(default="127.0.0.1", validation_alias=AliasChoices("FORWARDED_ALLOW_IPS", "SDAPI_FORWARDED_ALLOW_IPS"))
+    """Reverse proxies whose X-Forwarded-* headers count, separated by commas; * for all."""
 
     data_dir: Path = Path("data")
     """Database and pictures live here."""

@@ -42,7 +42,7 @@ async def read_body(request: Request, *, max_body_bytes: int) -> dict[str, objec
 
 
 async def _read_limited(request: Request, max_body_bytes: int) -> bytes:
-    too_large = InvalidRequest.of("body", f"The body must not be larger than {max_body_bytes} bytes.")
+    too_large = InvalidRequest.of("body", f"The body must not be larger than {_size(max_body_bytes)}.")
     most_read = max_body_bytes * _DRAINED_TIMES
     if _declared_bytes(request.headers) > most_read:
         raise too_large
@@ -116,3 +116,7 @@ async def _multipart_fields(request: Request, raw: bytes) -> dict[str, object]:
 
 async def _once(raw: bytes) -> AsyncGenerator[bytes, None]:
     yield raw
+
+
+def _size(count_bytes: int) -> str:
+    return f"{count_bytes / 2**20:g} MB" if count_bytes >= 2**20 else f"{count_bytes} bytes"

@@ -144,7 +144,7 @@ class Dispatcher:
         try:
             outcome = await self._draw_and_store(job, cancelled)
             await self._record(job, outcome)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Nothing may come out of one job's task into the others; the row stays running and the sweep requeues it.
             _log.exception("recording a job failed", extra={"job_ids": [job.id]})
         finally:
@@ -159,7 +159,7 @@ class Dispatcher:
                 await self._store(job, outcome)
         except SdapiError as error:
             return Failed(str(error))
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Failures of one job are values from here on, whatever they were.
             _log.exception("a job failed", extra={"job_ids": [job.id]})
             return Failed("an internal error, see the server's log")

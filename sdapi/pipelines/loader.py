@@ -76,7 +76,7 @@ def load_sd1(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
     """Read a Stable Diffusion 1.x checkpoint. Blocks for seconds.
 
     `configs_dir` is a diffusers folder without weights that describes single files; diffusers folders bring their own.
-    On the CPU, weights already of `dtype` stay mapped from the file: replace such a file by renaming, not by writing into it.
+    What it returns no longer depends on the files, which may be replaced or removed.
     Raises ModelBroken when the files are damaged, and torch.OutOfMemoryError when the device is too small.
     """
     with _ONE_AT_A_TIME, _quiet():
@@ -164,6 +164,7 @@ def _on_device(checkpoint: Checkpoint, parts: _Parts, device: torch.device) -> S
     networks = (parts.text_encoder, parts.unet, parts.vae)
     for network in networks:
         network.eval().requires_grad_(requires_grad=False).to(device)
+        _own_memory(network)
     if device.type == "cuda":
         # Tensor cores read convolutions in this order; on the CPU it gains nothing.
         parts.unet.to(memory_format=torch.channels_last)
@@ -183,6 +184,18 @@ def _on_device(checkpoint: Checkpoint, parts: _Parts, device: torch.device) -> S
         max_tokens=int(parts.text_encoder.config.max_position_embeddings),
         bytes=sum(tensor.nbytes for network in networks for tensor in (*network.parameters(), *network.buffers())),
     )
+
+
+def _own_memory(network: Any) -> None:
+    """Copy weights that are still mapped from their file; those that were converted or sent to a GPU have been copied already.
+
+    Mapped weights lie at odd addresses, which changes the last bits of a picture with the length of a file's header, and writing
+    into the file would kill the process (SIGBUS).
+    """
+    for parameter in network.parameters():
+        # Torch can grow the storage it allocated itself, and no other.
+        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
+            parameter.data = parameter.data.clone()
 
 
 @contextmanager

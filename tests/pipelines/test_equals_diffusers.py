@@ -34,7 +34,8 @@ def stock(pipeline_class: type[diffusers.DiffusionPipeline], scheduler: Schedule
 
 
 def an_init_image() -> Image.Image:
-    return draw(Scene(shape="square", colour="green", background="white"), 64, 64)
+    picture: Image.Image = draw(Scene(shape="square", colour="green", background="white"), 64, 64)
+    return picture
 
 
 @pytest.mark.parametrize("scheduler", list(SchedulerName))

@@ -46,7 +46,15 @@ def write_diffusers_folder(folder: Path, *, dtype: torch.dtype = torch.float32, 
         down_block_types=("DownEncoderBlock2D",) * LEVELS, up_block_types=("UpDecoderBlock2D",) * LEVELS,
     )  # fmt: skip
     text_encoder = CLIPTextModel(
-        CLIPTextConfig(vocab_size=514, hidden_size=768, intermediate_size=64, num_hidden_layers=2, num_attention_heads=12, eos_token_id=513)
+        CLIPTextConfig(
+            vocab_size=514,
+            hidden_size=768,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=12,
+            bos_token_id=512,
+            eos_token_id=513,
+        )
     )
     for part, network in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         network.to(dtype).save_pretrained(folder / part, variant=variant)

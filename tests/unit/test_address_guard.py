@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002, ASYNC109 - the signatures are httpcore's
+# ruff: noqa: ASYNC109 - the signatures are httpcore's
 from __future__ import annotations
 
 import asyncio

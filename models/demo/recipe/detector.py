@@ -123,9 +123,9 @@ def _normalised(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     cy, cx = ndimage.center_of_mass(mask)
     scale = math.sqrt(mask.sum() / (_TEMPLATE_AREA * _TEMPLATE_PX**2))
     middle = (_TEMPLATE_PX - 1) / 2
-    out = ndimage.affine_transform(
-        mask.astype(np.float32), np.array([scale, scale]), offset=(cy - middle * scale, cx - middle * scale), output_shape=(_TEMPLATE_PX, _TEMPLATE_PX), order=1
-    )
+    offset = (cy - middle * scale, cx - middle * scale)
+    shape = (_TEMPLATE_PX, _TEMPLATE_PX)
+    out = ndimage.affine_transform(mask.astype(np.float32), np.array([scale, scale]), offset=offset, output_shape=shape, order=1)
     return np.asarray(out > 0.5)
 
 

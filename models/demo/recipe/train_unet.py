@@ -197,13 +197,9 @@ class Training:
     def save(self) -> None:
         """Write everything that going on needs, in one step."""
         part = self.file.with_suffix(".part")
-        torch.save(
-            {
-                "step": self.step, "unet": self.unet.state_dict(), "text": self.text.state_dict(),
-                "unet_ema": self.averaged[0].state_dict(), "text_ema": self.averaged[1].state_dict(), "optimiser": self.optimiser.state_dict(),
-            },
-            part,
-        )  # fmt: skip
+        modules = {"unet": self.unet, "text": self.text, "unet_ema": self.averaged[0], "text_ema": self.averaged[1]}
+        weights = {name: module.state_dict() for name, module in modules.items()}
+        torch.save({"step": self.step, **weights, "optimiser": self.optimiser.state_dict()}, part)
         part.replace(self.file)
 
     @torch.no_grad()

@@ -56,7 +56,8 @@ def main() -> None:
         schedule.step()
         if step % 100 == 0 or step == args.steps - 1:
             psnr = -10 * math.log10((picture.float().clamp(-1, 1) - pixels).square().mean().item() / 4)
-            print(f"vae {step} side {side} drawing {drawing.item():.4f} psnr {psnr:.1f} encoding {encoding.item():.5f} {time.monotonic() - started:.0f}s", flush=True)
+            losses = f"drawing {drawing.item():.4f} psnr {psnr:.1f} encoding {encoding.item():.5f}"
+            print(f"vae {step} side {side} {losses} {time.monotonic() - started:.0f}s", flush=True)
         if step % 500 == 499 or step == args.steps - 1:
             torch.save(vae.state_dict(), args.out / "vae.pt")
 
