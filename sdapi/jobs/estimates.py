@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
 from sdapi.domain.generation import Img2Img, Txt2Img
 from sdapi.domain.progress import Progress
 
@@ -9,6 +13,27 @@ DEFAULT_SPEED = 4.0
 """Cost units a second, until something was measured: about what two CPU cores do with the embedded model."""
 _DECODE_STEPS = 1.6
 """Decoding costs about as much as so many guided steps (SD 1.5: 2.5 TFLOP against 1.6)."""
+
+
+@dataclass(frozen=True)
+class DrawnWork:
+    """A job that succeeded: what it cost, when it ended, how long it was drawn."""
+
+    cost: float
+    finished_at: datetime
+    seconds: float
+
+
+def speed_of(drawn: Sequence[DrawnWork]) -> float | None:
+    """Cost units a second while anything was being drawn; None without anything to go by.
+
+    Jobs that shared forwards overlap in time, so their seconds count once: what matters to a queue is throughput.
+    """
+    busy_s, covered_until = 0.0, datetime.min.replace(tzinfo=UTC)
+    for begin, end in sorted((work.finished_at - timedelta(seconds=work.seconds), work.finished_at) for work in drawn):
+        busy_s += max(0.0, (end - max(begin, covered_until)).total_seconds())
+        covered_until = max(covered_until, end)
+    return sum(work.cost for work in drawn) / busy_s if busy_s else None
 
 
 def cost_of(request: Txt2Img | Img2Img) -> float:

@@ -32,6 +32,7 @@ from sdapi.db.tables import JobOutputRow, JobRow
 from sdapi.domain.generation import GENERATION_JSON
 from sdapi.domain.job import Job, JobStatus, NewJob
 
+from .estimates import DrawnWork
 from .fairness import next_in_turn
 
 _ID_TRIES: Final = 8
@@ -207,17 +208,16 @@ class JobRepository:
         cost, number = (await self._session.execute(total)).one()
         return float(cost), number
 
-    async def recent_speed(self, limit: int = 20) -> float | None:
-        """Cost drawn per second, over the last `limit` jobs that succeeded; None before the first."""
+    async def recently_drawn(self, limit: int = 20) -> list[DrawnWork]:
+        """The last `limit` jobs that succeeded, for reckoning the speed."""
         last = (
-            select(JobRow.cost, JobRow.generation_time_s)
+            select(JobRow.cost, JobRow.finished_at, JobRow.generation_time_s)
             .where(JobRow.status == JobStatus.SUCCEEDED)
             .order_by(JobRow.finished_at.desc())
             .limit(limit)
-            .subquery()
         )
-        cost, seconds = (await self._session.execute(select(func.sum(last.c.cost), func.sum(last.c.generation_time_s)))).one()
-        return cost / seconds if seconds else None
+        rows = await self._session.execute(last)
+        return [DrawnWork(cost, ended, seconds) for cost, ended, seconds in rows if ended is not None and seconds is not None]
 
     # -- retention ----------------------------------------------------------------------------------------------------------------
 

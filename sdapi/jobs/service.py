@@ -26,7 +26,7 @@ from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
 from .board import JobBoard
-from .estimates import cost_of, eta_s
+from .estimates import cost_of, eta_s, speed_of
 from .repository import JobRepository
 
 _POLL_S = 1.0
@@ -146,8 +146,8 @@ class JobService:
             before = 0.0
             if job.status is JobStatus.QUEUED:
                 before, _ = await repository.queued_cost_before(job)
-            speed = await repository.recent_speed()
-        return eta_s(cost_before=before, own_cost=job.cost, progress=self.progress(job.id), speed=speed)
+            drawn = await repository.recently_drawn()
+        return eta_s(cost_before=before, own_cost=job.cost, progress=self.progress(job.id), speed=speed_of(drawn))
 
     async def position(self, job: Job) -> int:
         """How many jobs are drawn or waiting before it; 0 when it is running or final."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -65,6 +66,20 @@ def test_sigterm_lets_a_running_picture_finish_and_exits_in_time(tmp_path: Path)
         server.process.wait(timeout=30)
     with served(tmp_path) as again:
         assert post(again, "/sd/fetch", {"id": job_id})["status"] == "success"
+
+
+def test_logs_are_json_lines_with_job_ids_and_without_keys_or_prompts(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        key = server.key
+        answer = post(server, "/sd/txt2img", {**LONG, "prompt": "zebra crossing", "width": 64, "height": 64, "key": key}, key)
+        httpx.get(f"{server.url}/sd/fetch", params={"id": answer["id"], "key": key})
+        httpx.get(f"{server.url}/sd/fetch", params={"id": 1, "key": "sd_wrong"})
+    text = (tmp_path / "err.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert any(line.get("job_ids") == [answer["id"]] for line in lines)
+    assert any(line.get("path") == "/sd/fetch" and line.get("status") == 200 for line in lines)
+    for secret in (key, "zebra", "sd_wrong"):
+        assert secret not in text
 
 
 def test_the_api_answers_before_torch_is_imported(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
 from sdapi.domain.job import DialectName, Job, JobStatus, NewJob
+from sdapi.jobs.estimates import DrawnWork
 from sdapi.jobs.repository import JobRepository
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -412,10 +413,10 @@ async def test_what_is_before_a_job_is_what_runs_and_what_was_queued_earlier(ses
         assert await repository.queued_cost_before(running) == (0.0, 0)
 
 
-async def test_the_recent_speed_is_cost_per_second_of_the_last_finished_jobs(sessions: Sessions) -> None:
+async def test_the_speed_is_reckoned_from_the_last_jobs_that_succeeded(sessions: Sessions) -> None:
     jobs = await add(sessions, a_job(cost=1000), a_job(cost=10), a_job(cost=20), a_job(cost=5))
     async with sessions() as session:
-        assert await JobRepository(session).recent_speed() is None
+        assert await JobRepository(session).recently_drawn() == []
     await claim(sessions, 4)
     async with sessions.begin() as session:
         for second, job in enumerate(jobs[:3]):
@@ -423,7 +424,7 @@ async def test_the_recent_speed_is_cost_per_second_of_the_last_finished_jobs(ses
         await JobRepository(session).fail(jobs[3].id, "w1", "no", now=at(9))
 
     async with sessions() as session:
-        assert await JobRepository(session).recent_speed(2) == pytest.approx(6.0)
+        assert await JobRepository(session).recently_drawn(2) == [DrawnWork(20, at(2), 2.5), DrawnWork(10, at(1), 2.5)]
 
 
 # -- retention

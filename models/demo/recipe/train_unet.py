@@ -60,7 +60,7 @@ class Pool:
 def plan(progress: float, rng: random.Random) -> tuple[Size, float]:
     """Picture size and openness of the world at that share of the training."""
     wide = min(1.0, max(0.0, (progress - 0.12) / 0.25))
-    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.5 else (0.3, 0.4, 0.3)
+    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.35 else (0.2, 0.35, 0.45)
     side = rng.choices((128, 256, 512), weights=weights)[0]
     if progress > 0.3 and rng.random() < 0.1:
         long = side * 3 // 2
