@@ -72,6 +72,9 @@ async def _database(settings: Settings) -> tuple[bool, str]:
 
 
 async def _api_keys(settings: Settings) -> tuple[bool, str]:
+    current, head = await current_and_head(settings.sqlalchemy_url)
+    if current != head and settings.api_key is None:
+        return False, "can't be looked up in a database without this version's schema"
     async with open_database(settings.sqlalchemy_url, pool_size=1) as sessions:
         if await open_api_keys(settings, sessions).any_exist():
             return True, "there is at least one"

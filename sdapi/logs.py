@@ -6,9 +6,11 @@ import logging
 import sys
 from typing import Literal
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+_LIBRARY_NOISE = ("color_message", "taskName")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", *_LIBRARY_NOISE}
 
 
 class _TextFormatter(logging.Formatter):
@@ -26,9 +28,9 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"]) -> None
     if form == "text" or (form == "auto" and sys.stderr.isatty()):
         handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     else:
-        handler.setFormatter(
-            JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"asctime": "time", "levelname": "level"})
-        )
+        names = {"asctime": "time", "levelname": "level"}
+        reserved = [*RESERVED_ATTRS, *_LIBRARY_NOISE]
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names, reserved_attrs=reserved))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Their INFO lines repeat ours, request by request; httpx's would also carry whole URLs.
     for noisy in ("httpx", "httpcore", "alembic", "aiosqlite", "asyncio", "multipart", "PIL", "diffusers", "transformers"):

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     torch_threads: int = Field(default=0, ge=0)
     """CPU threads for drawing; 0 leaves it to torch."""
     max_rows: int = Field(default=16, ge=1, le=256)
-    """Pictures in flight at once in the drawing loop."""
+    """Pictures that may share one forward; twice as many are kept in flight."""
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)
     """Models kept in memory; the least recently used goes first."""
 

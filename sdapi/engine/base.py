@@ -62,7 +62,7 @@ class Engine(Protocol):
         """
 
     def room(self) -> int:
-        """How many more jobs can be in flight now."""
+        """How many more pictures can be in flight now."""
 
     def problem(self) -> str | None:
         """Why the engine can't draw, or None when it can."""

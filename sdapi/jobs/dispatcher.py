@@ -72,6 +72,8 @@ class Dispatcher:
         self._now = now
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._preparing = 0
+        """Pictures claimed that the engine has not been given yet: its room does not know of them."""
         self._stopping = asyncio.Event()
         self._finished = asyncio.Event()
         self._giving_up = False
@@ -123,17 +125,16 @@ class Dispatcher:
                     await self._board.work_arrived.wait()
 
     async def _claim(self) -> None:
-        while not self._stopping.is_set() and (room := self._engine.room()) > 0:
+        while not self._stopping.is_set() and (room := self._engine.room() - self._preparing) > 0:
             async with self._sessions.begin() as session:
                 jobs = await JobRepository(session).claim(self._worker, room, now=self._now())
             for job in jobs:
                 task = asyncio.create_task(self._process(job), name=f"job-{job.id}")
                 self._running[job.id] = task
                 task.add_done_callback(partial(self._forget, job.id))
+            self._preparing += sum(job.request.samples for job in jobs)
             if not jobs:
                 return
-            # The tasks must have entered the engine before its room is asked for again.
-            await asyncio.sleep(0)
 
     def _forget(self, job_id: int, _: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)
@@ -153,7 +154,10 @@ class Dispatcher:
     async def _draw_and_store(self, job: Job, cancelled: Event) -> Drawn | Failed | Cancelled:
         """Files first, row second: a recorded success always has its pictures."""
         try:
-            work = Work(job.id, job.request, await self._init_image(job))
+            try:
+                work = Work(job.id, job.request, await self._init_image(job))
+            finally:
+                self._preparing -= job.request.samples
             outcome = await self._engine.draw(work, lambda progress: self._board.report(job.id, progress), cancelled)
             if isinstance(outcome, Drawn):
                 await self._store(job, outcome)
@@ -184,22 +188,26 @@ class Dispatcher:
             await self._storage.save(name, data)
 
     async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled) -> None:
+        ended: Job | None = job
         async with self._sessions.begin() as session:
             repository = JobRepository(session)
             match outcome:
                 case Drawn(seconds=seconds):
-                    done = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds)
+                    what = "succeeded"
+                    ended = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds)
                 case Failed(reason):
-                    done = await repository.fail(job.id, self._worker, reason, now=self._now())
+                    what = "failed"
+                    ended = await repository.fail(job.id, self._worker, reason, now=self._now())
                 case Cancelled() if self._giving_up:
+                    what = "queued again"
                     await repository.release([job.id], self._worker, now=self._now())
-                    done = job
                 case Cancelled():
-                    done = await repository.mark_cancelled(job.id, self._worker, now=self._now())
-        if done is None:
+                    what = "cancelled"
+                    ended = await repository.mark_cancelled(job.id, self._worker, now=self._now())
+        if ended is None:
             _log.warning("somebody else ended the job", extra={"job_ids": [job.id]})
         else:
-            _log.info("job ended", extra={"job_ids": [job.id], "outcome": type(outcome).__name__.lower()})
+            _log.info("job ended", extra={"job_ids": [job.id], "outcome": what})
 
     async def _heartbeat(self) -> None:
         if not self._running:

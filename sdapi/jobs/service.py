@@ -87,8 +87,14 @@ class JobService:
             public_url=public_url,
             echo=echo,
         )
-        async with self._sessions.begin() as session:
-            job = await JobRepository(session).add(new, now=self._now())
+        try:
+            async with self._sessions.begin() as session:
+                job = await JobRepository(session).add(new, now=self._now())
+        except Exception:
+            # No row will ever lead retention to the input picture.
+            if isinstance(request, Img2Img):
+                await self._storage.delete(request.init_image)
+            raise
         self._board.work_arrived.set()
         return job
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
 
 from sdapi.app import create_app
+from sdapi.domain.progress import Progress
 from sdapi.services import Services
 from sdapi.settings import Settings
 
+T = TypeVar("T")
+
 HOST = "http://sdapi.test"
+
+
+async def eventually(look: Callable[[], Awaitable[T]]) -> T:
+    """What `look` returns once that is true; a test that waits in vain fails after a minute instead of hanging."""
+    async with asyncio.timeout(60):
+        while not (seen := await look()):
+            await asyncio.sleep(0.02)
+    return seen
 
 
 @dataclass
@@ -47,6 +58,18 @@ class Running:
         job_id: int = (await self.client.post("/sd/txt2img", json=body)).json()["id"]
         await self.until(job_id)
         return job_id
+
+    async def drawing(self, job_id: int) -> Progress:
+        """How far the job is, once its first step is done. It must be long enough to be caught at it."""
+
+        async def look() -> Progress | None:
+            job = await self.services.jobs.fetch(job_id, client_id=None)
+            assert not job.status.is_final, "it ended before anybody looked"
+            return self.services.jobs.progress(job_id)
+
+        progress = await eventually(look)
+        assert progress is not None
+        return progress
 
     async def until(self, job_id: int, *, statuses: tuple[str, ...] = ("success",)) -> dict[str, Any]:
         """Poll fetch, as clients do, until the status is one of these."""

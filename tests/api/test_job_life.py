@@ -12,7 +12,7 @@ from sdapi.db.tables import JobRow
 from sdapi.domain.job import JobStatus
 from sdapi.jobs.retention import Retention
 
-from .running import Running, running, settings_for
+from .running import Running, eventually, running, settings_for
 
 LONG = {"prompt": "a red circle on a blue background", "width": 256, "height": 256, "num_inference_steps": 51, "samples": 4}
 SHORT = {"prompt": "a red circle on a blue background", "width": 64, "height": 64, "num_inference_steps": 3}
@@ -54,8 +54,7 @@ async def test_a_setting_makes_fetch_ask_for_a_key(tmp_path: Path) -> None:
 
 async def test_a_promised_picture_can_be_opened_before_it_is_ready(server: Running) -> None:
     call = asyncio.create_task(server.client.post("/sd/txt2img", json=SHORT))
-    while not (jobs := await server.services.jobs.list_for_client(1, 10)):
-        await asyncio.sleep(0.01)
+    jobs = await eventually(lambda: server.services.jobs.list_for_client(1, 10))
     picture = await server.picture(f"http://sdapi.test/images/{jobs[0].output_names[0]}")
     assert picture.size == (64, 64)
     assert (await call).json()["status"] == "success"
@@ -64,11 +63,8 @@ async def test_a_promised_picture_can_be_opened_before_it_is_ready(server: Runni
 async def test_a_running_job_can_be_watched_and_cancelled(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path, sync_wait_s=0)) as server:
         job_id = (await server.client.post("/sd/txt2img", json=LONG)).json()["id"]
-        while True:
-            seen = (await server.client.get(f"/jobs/{job_id}")).json()
-            if seen.get("step"):
-                break
-            await asyncio.sleep(0.02)
+        await server.drawing(job_id)
+        seen = (await server.client.get(f"/jobs/{job_id}")).json()
         assert 0 < seen["step"] < seen["steps"] == 204
         assert (await server.client.delete(f"/jobs/{job_id}")).status_code == 200
         ended = await server.until(job_id, statuses=("failed", "success"))
@@ -87,9 +83,8 @@ async def test_a_foreign_job_can_not_be_cancelled(tmp_path: Path) -> None:
 
 async def test_a_stopped_server_puts_running_jobs_back_and_the_next_one_finishes_them(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path, sync_wait_s=0, stop_grace_s=0)) as server:
-        job_id = (await server.client.post("/sd/txt2img", json={**LONG, "samples": 1})).json()["id"]
-        while server.services.jobs.progress(job_id) is None:
-            await asyncio.sleep(0.02)
+        job_id = (await server.client.post("/sd/txt2img", json=LONG)).json()["id"]
+        await server.drawing(job_id)
     async with running(settings_for(tmp_path)) as server:
         job = await server.services.jobs.fetch(job_id, client_id=None)
         assert job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
@@ -100,8 +95,11 @@ async def test_a_stopped_server_puts_running_jobs_back_and_the_next_one_finishes
 async def test_running_pictures_finish_within_the_grace_time(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path, sync_wait_s=0, stop_grace_s=30)) as server:
         job_id = (await server.client.post("/sd/txt2img", json=SHORT)).json()["id"]
-        while (await server.services.jobs.fetch(job_id, client_id=None)).status is JobStatus.QUEUED:
-            await asyncio.sleep(0.01)
+
+        async def claimed() -> bool:
+            return (await server.services.jobs.fetch(job_id, client_id=None)).status is not JobStatus.QUEUED
+
+        await eventually(claimed)
     async with running(settings_for(tmp_path)) as server:
         assert (await server.services.jobs.fetch(job_id, client_id=None)).status is JobStatus.SUCCEEDED
 
@@ -109,8 +107,8 @@ async def test_running_pictures_finish_within_the_grace_time(tmp_path: Path) -> 
 async def test_a_held_call_answers_processing_when_the_server_is_about_to_stop(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path, stop_grace_s=0)) as server:
         call = asyncio.create_task(server.client.post("/sd/txt2img", json=LONG))
-        while not (jobs := await server.services.jobs.list_for_client(1, 1)) or jobs[0].status is JobStatus.QUEUED:
-            await asyncio.sleep(0.02)
+        jobs = await eventually(lambda: server.services.jobs.list_for_client(1, 1))
+        await server.drawing(jobs[0].id)
         server.services.begin_stop()
         assert (await call).json()["status"] == "processing"
 

@@ -26,9 +26,16 @@ def post(server: Served, path: str, body: dict[str, object], key: str | None = N
     return answer
 
 
-def steps_done(server: Served, job_id: int, key: str) -> int:
-    seen = httpx.get(f"{server.url}/jobs/{job_id}", headers={"X-API-KEY": key}, timeout=10).json()
-    return int(seen.get("step") or 0)
+def until_steps(server: Served, job_id: int, key: str, steps: int) -> None:
+    """Return when the job has done so many steps; it must be long enough to be caught at it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        seen = httpx.get(f"{server.url}/jobs/{job_id}", headers={"X-API-KEY": key}, timeout=10).json()
+        assert seen["state"] in ("queued", "running"), seen
+        if int(seen.get("step") or 0) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(seen)
 
 
 def until_success(server: Served, job_id: int) -> dict[str, Any]:
@@ -45,8 +52,7 @@ def test_a_job_survives_kill_9_in_the_middle_of_its_drawing(tmp_path: Path) -> N
     with served(tmp_path, SDAPI_SYNC_WAIT_S="0") as first:
         key = first.key
         job_id = post(first, "/sd/txt2img", {**LONG, "samples": 4}, key)["id"]
-        while steps_done(first, job_id, key) < 3:
-            time.sleep(0.02)
+        until_steps(first, job_id, key, 3)
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
     with served(tmp_path) as second:
@@ -60,8 +66,7 @@ def test_sigterm_lets_a_running_picture_finish_and_exits_in_time(tmp_path: Path)
     with served(tmp_path, SDAPI_SYNC_WAIT_S="0") as server:
         key = server.key
         job_id = post(server, "/sd/txt2img", LONG, key)["id"]
-        while steps_done(server, job_id, key) < 1:
-            time.sleep(0.02)
+        until_steps(server, job_id, key, 1)
         server.process.terminate()
         server.process.wait(timeout=30)
     with served(tmp_path) as again:

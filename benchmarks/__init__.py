@@ -1,0 +1,1 @@
+"""Figures of this machine: `make bench` measures and prints them; nothing is asserted."""

@@ -1,0 +1,121 @@
+"""The drawing loop against diffusers' own pipeline, in this process: same weights, prompts, seeds and threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from transformers.utils import logging as transformers_logging
+
+from sdapi.catalog import EMBEDDED_ID, Catalog, embedded_model_dir
+from sdapi.domain.generation import Txt2Img
+from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.loop import DrawingLoop, Pictures, Result, Ticket
+
+from .server import BenchmarkFailed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What both took for the same pictures."""
+
+    seconds: list[tuple[float, float]]
+    """Per round: the stock pipeline one by one, the loop together."""
+    greatest_difference: int
+    """Of any channel of any pixel, 0..255."""
+
+
+def compare(*, side_px: int, steps: int, pictures: int, rounds: int) -> Comparison:
+    """Draw `pictures` pictures both ways, `rounds` times, with the embedded model in float32. Raises BenchmarkFailed."""
+    folder = embedded_model_dir()
+    if folder is None:
+        raise BenchmarkFailed("the embedded model is not there")
+    requests = [_request(side_px, steps, seed) for seed in range(pictures)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stock = _stock(folder, device)
+    seconds: list[tuple[float, float]] = []
+    with _running_loop(folder, device, pictures) as loop:
+        # Loads the model and lets torch choose its kernels.
+        warm_up = requests[0].model_copy(update={"steps": 2})
+        _draw_stock(stock, warm_up)
+        _draw_together(loop, [warm_up] * pictures)
+        for _ in range(rounds):
+            started = time.perf_counter()
+            expected = [_draw_stock(stock, request) for request in requests]
+            middle = time.perf_counter()
+            drawn = _draw_together(loop, requests)
+            seconds.append((middle - started, time.perf_counter() - middle))
+    return Comparison(seconds, max(_difference(one, other) for one, other in zip(expected, drawn, strict=True)))
+
+
+def _request(side_px: int, steps: int, seed: int) -> Txt2Img:
+    prompt = "a red circle on a blue background"
+    return Txt2Img(checkpoint=EMBEDDED_ID, prompt=prompt, width=side_px, height=side_px, seed=seed, steps=steps)
+
+
+def _stock(folder: Path, device: str) -> Any:
+    # Their bars and remarks would end up between the tables.
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _draw_stock(pipeline: Any, request: Txt2Img) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image: Image.Image = pipeline(
+            request.prompt,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator().manual_seed(request.seed),
+        ).images[0]
+    return image
+
+
+@contextmanager
+def _running_loop(folder: Path, device: str, rows: int) -> Iterator[DrawingLoop]:
+    """The server's drawing loop on a thread of its own, as the server runs it."""
+    catalog = Catalog(folder.parent, aliases={}, embedded=folder)
+    options = DeviceOptions(device=device, dtype="float32", threads=0, max_batch_rows=rows, model_cache_bytes=2**40)
+    loop = open_loop(catalog, options)
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.stop()
+        thread.join()
+
+
+def _draw_together(loop: DrawingLoop, requests: Sequence[Txt2Img]) -> list[Image.Image]:
+    results: list[Future[Result]] = [Future() for _ in requests]
+    for number, (request, result) in enumerate(zip(requests, results, strict=True)):
+        loop.submit(Ticket(number, request, None, threading.Event(), lambda _: None, result.set_result))
+    return [_image(result.result()) for result in results]
+
+
+def _image(result: Result) -> Image.Image:
+    if not isinstance(result, Pictures):
+        raise BenchmarkFailed(f"the loop drew nothing: {result}")
+    return result.images[0]
+
+
+def _difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)).max())
