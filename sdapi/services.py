@@ -80,6 +80,11 @@ def open_catalog(settings: Settings) -> Catalog:
     return Catalog(settings.models_dir, aliases=settings.model_aliases, embedded=embedded_model_dir())
 
 
+def _drawn_at_once(settings: Settings) -> int:
+    """Pictures in flight: while one batch is at its step, as many again are ready to take the places that become free."""
+    return 2 * settings.max_rows
+
+
 def open_engine(settings: Settings, catalog: Catalog) -> LocalEngine:
     """The engine the settings ask for, not yet started."""
     return LocalEngine(
@@ -87,7 +92,7 @@ def open_engine(settings: Settings, catalog: Catalog) -> LocalEngine:
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.torch_threads,
-        max_rows=2 * settings.max_rows,
+        max_rows=_drawn_at_once(settings),
         max_batch_rows=settings.max_rows,
         model_cache_bytes=settings.model_cache_bytes,
     )
@@ -122,7 +127,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             images=images,
             storage=storage,
             board=board,
-            limits=QueueLimits(settings.default_model, settings.max_queued_jobs, settings.sync_wait_s),
+            limits=QueueLimits(settings.default_model, settings.max_queued_jobs, settings.sync_wait_s, _drawn_at_once(settings)),
             now=_now,
         )
         dispatcher = Dispatcher(
@@ -138,7 +143,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         retention = Retention(
             sessions=sessions, storage=storage, keep=timedelta(days=settings.retention_days), interval_s=_RETENTION_INTERVAL_S, now=_now
         )
-        await engine.start()
         dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         retention.start()

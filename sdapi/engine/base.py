@@ -52,11 +52,8 @@ Report = Callable[[Progress], None]
 class Engine(Protocol):
     """Draws pictures. One implementation runs threads in this process; another may use a cluster."""
 
-    async def start(self) -> None:
-        """Get ready to take work; must return without having loaded any model library."""
-
     async def draw(self, work: Work, report: Report, cancelled: Event) -> Outcome:
-        """Draw one job; many may be in flight at once and share forwards.
+        """Draw one job, loading what that needs; many may be in flight at once and share forwards.
 
         `report` is called on the event loop. `cancelled` is looked at between steps. Raises only when the engine itself is broken.
         """

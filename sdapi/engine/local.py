@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_BROKEN = "the drawing engine does not work"
+"""What clients are told; /healthz and the log have the reason."""
+
 
 class LocalEngine:
     """See Engine. Torch and diffusers are imported on the device thread, so the API answers before they are there."""
@@ -40,9 +43,6 @@ class LocalEngine:
         self._problem: str | None = None
         self._stopping = False
 
-    async def start(self) -> None:
-        """See Engine."""
-
     async def draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
         """See Engine."""
         event_loop = asyncio.get_running_loop()
@@ -51,8 +51,8 @@ class LocalEngine:
         self._pending.add(answer)
         try:
             drawing = await self._drawing_loop()
-            if drawing is None:
-                return Cancelled() if self._stopping else Failed(self._problem or "the engine can't draw")
+            if drawing is None or self._problem is not None:
+                return Cancelled() if self._stopping else Failed(_BROKEN)
             from sdapi.pipelines.loop import Ticket
 
             drawing.submit(
@@ -66,7 +66,7 @@ class LocalEngine:
                 )
             )
             result = await answer
-            return Failed(self._problem or "the engine stopped working") if result is None else _outcome(result)
+            return Failed(_BROKEN) if result is None else _outcome(result)
         finally:
             self._pending.discard(answer)
             self._rows_in_flight -= work.request.samples

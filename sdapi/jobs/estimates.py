@@ -44,7 +44,16 @@ def cost_of(request: Txt2Img | Img2Img) -> float:
     return request.samples * area * (steps * halves + 2 * _DECODE_STEPS) / 4
 
 
-def eta_s(*, cost_before: float, own_cost: float, progress: Progress | None, speed: float | None) -> float:
-    """Seconds until a job is done: everything before it, then what is left of itself, at the measured speed (cost units a second)."""
-    left = 1.0 if progress is None or not progress.steps else 1 - progress.step / progress.steps
-    return (cost_before + own_cost * left) / (speed or DEFAULT_SPEED)
+def cost_left(cost: float, progress: Progress | None) -> float:
+    """What is left of a job that has come so far; all of it where nothing is known."""
+    return cost if progress is None or not progress.steps else cost * (1 - progress.step / progress.steps)
+
+
+def eta_s(*, own: float, ahead: Sequence[float], shared_by: int, speed: float | None) -> float:
+    """Seconds until a job of which `own` cost is left is done, at the measured speed (cost units a second).
+
+    `ahead` are the costs left of the jobs drawn or queued before it. Up to `shared_by` jobs share the device step by step, so one of
+    those delays this job by no more than this job's own length; in a longer queue everything ahead has to be drawn first.
+    """
+    before = sum(ahead) if len(ahead) >= shared_by else sum(min(left, own) for left in ahead)
+    return (before + own) / (speed or DEFAULT_SPEED)

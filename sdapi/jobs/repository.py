@@ -200,13 +200,14 @@ class JobRepository:
         counted = select(func.count()).select_from(JobRow).where(JobRow.status == JobStatus.QUEUED)
         return await self._session.scalar(counted if client_id is None else counted.where(JobRow.client_id == client_id)) or 0
 
-    async def queued_cost_before(self, job: Job) -> tuple[float, int]:
-        """Cost and number of the other jobs that run, or were queued before `job`."""
-        older = or_(JobRow.created_at < job.created_at, and_(JobRow.created_at == job.created_at, JobRow.id < job.id))
-        ahead = or_(JobRow.status == JobStatus.RUNNING, and_(JobRow.status == JobStatus.QUEUED, older))
-        total = select(func.coalesce(func.sum(JobRow.cost), 0.0), func.count()).where(ahead, JobRow.id != job.id)
-        cost, number = (await self._session.execute(total)).one()
-        return float(cost), number
+    async def ahead_of(self, job: Job) -> list[tuple[int, float]]:
+        """Id and cost of every other job that runs, and where `job` itself still waits, of those queued before it."""
+        ahead = JobRow.status == JobStatus.RUNNING
+        if job.status is JobStatus.QUEUED:
+            older = or_(JobRow.created_at < job.created_at, and_(JobRow.created_at == job.created_at, JobRow.id < job.id))
+            ahead = or_(ahead, and_(JobRow.status == JobStatus.QUEUED, older))
+        rows = await self._session.execute(select(JobRow.id, JobRow.cost).where(ahead, JobRow.id != job.id))
+        return [(job_id, cost) for job_id, cost in rows]
 
     async def recently_drawn(self, limit: int = 20) -> list[DrawnWork]:
         """The last `limit` jobs that succeeded, for reckoning the speed."""

@@ -26,7 +26,7 @@ from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
 from .board import JobBoard
-from .estimates import cost_of, eta_s, speed_of
+from .estimates import cost_left, cost_of, eta_s, speed_of
 from .repository import JobRepository
 
 _POLL_S = 1.0
@@ -41,6 +41,8 @@ class QueueLimits:
     default_model: str
     max_queued_jobs: int
     sync_wait_s: float
+    drawn_at_once: int
+    """Pictures the engine keeps in flight."""
 
 
 class JobService:
@@ -149,19 +151,21 @@ class JobService:
             return 0.0
         async with self._sessions() as session:
             repository = JobRepository(session)
-            before = 0.0
-            if job.status is JobStatus.QUEUED:
-                before, _ = await repository.queued_cost_before(job)
+            ahead = await repository.ahead_of(job)
             drawn = await repository.recently_drawn()
-        return eta_s(cost_before=before, own_cost=job.cost, progress=self.progress(job.id), speed=speed_of(drawn))
+        return eta_s(
+            own=cost_left(job.cost, self.progress(job.id)),
+            ahead=[cost_left(cost, self.progress(job_id)) for job_id, cost in ahead],
+            shared_by=self._limits.drawn_at_once,
+            speed=speed_of(drawn),
+        )
 
     async def position(self, job: Job) -> int:
         """How many jobs are drawn or waiting before it; 0 when it is running or final."""
         if job.status is not JobStatus.QUEUED:
             return 0
         async with self._sessions() as session:
-            _, count = await JobRepository(session).queued_cost_before(job)
-        return count
+            return len(await JobRepository(session).ahead_of(job))
 
     def progress(self, job_id: int) -> Progress | None:
         """Steps done, when the job runs in this process."""

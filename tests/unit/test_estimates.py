@@ -8,7 +8,7 @@ import pytest
 
 from sdapi.domain.generation import Img2Img, Txt2Img
 from sdapi.domain.progress import Progress
-from sdapi.jobs.estimates import DEFAULT_SPEED, DrawnWork, cost_of, eta_s, speed_of
+from sdapi.jobs.estimates import DEFAULT_SPEED, DrawnWork, cost_left, cost_of, eta_s, speed_of
 
 
 def a_request(**changes: object) -> Txt2Img:
@@ -29,10 +29,22 @@ def test_img2img_costs_only_the_steps_it_takes() -> None:
     assert cost_of(half) < 0.6 * cost_of(a_request())
 
 
-def test_eta_is_the_queue_before_and_what_is_left_of_itself_at_the_measured_speed() -> None:
-    assert eta_s(cost_before=10, own_cost=5, progress=None, speed=2) == 7.5
-    assert eta_s(cost_before=0, own_cost=10, progress=Progress(15, 20), speed=1) == 2.5
-    assert eta_s(cost_before=0, own_cost=DEFAULT_SPEED, progress=None, speed=None) == 1
+def test_what_is_left_shrinks_with_every_step() -> None:
+    assert cost_left(10, Progress(15, 20)) == 2.5
+    assert cost_left(10, None) == 10
+
+
+def test_alone_a_job_takes_its_own_cost_at_the_measured_speed() -> None:
+    assert eta_s(own=6, ahead=[], shared_by=4, speed=2) == 3
+    assert eta_s(own=DEFAULT_SPEED, ahead=[], shared_by=4, speed=None) == 1
+
+
+def test_a_neighbour_in_the_same_forwards_delays_a_job_by_no_more_than_its_own_length() -> None:
+    assert eta_s(own=2, ahead=[100, 1], shared_by=4, speed=1) == 2 + 1 + 2
+
+
+def test_in_a_long_queue_everything_ahead_has_to_be_drawn_first() -> None:
+    assert eta_s(own=2, ahead=[10, 10, 10], shared_by=3, speed=2) == 16
 
 
 def test_jobs_that_shared_their_time_count_it_once() -> None:

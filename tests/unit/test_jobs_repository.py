@@ -408,9 +408,9 @@ async def test_what_is_before_a_job_is_what_runs_and_what_was_queued_earlier(ses
 
     async with sessions() as session:
         repository = JobRepository(session)
-        assert await repository.queued_cost_before(job) == (3.0, 2)
-        assert await repository.queued_cost_before(earlier) == (1.0, 1)
-        assert await repository.queued_cost_before(running) == (0.0, 0)
+        assert sorted(await repository.ahead_of(job)) == sorted([(running.id, 1.0), (earlier.id, 2.0)])
+        assert await repository.ahead_of(earlier) == [(running.id, 1.0)]
+        assert await repository.ahead_of(running) == []
 
 
 async def test_the_speed_is_reckoned_from_the_last_jobs_that_succeeded(sessions: Sessions) -> None:

@@ -49,12 +49,20 @@ class Pool:
         """`count` latents with their scenes."""
         shelf = self._shelves.setdefault(size, [])
         wanted = max(self._fresh, count - len(shelf))
-        scenes = [draw_scene(self._rng, wide=wide) for _ in range(wanted)]
+        scenes = [self._scene(wide) for _ in range(wanted)]
         drawn = latents.encode(latents.to_pixels([draw(scene, *size) for scene in scenes]))
         shelf.extend(zip(drawn, scenes, strict=True))
         del shelf[: max(0, len(shelf) - self._capacity)]
         chosen = self._rng.sample(shelf, count)
         return torch.stack([z for z, _ in chosen]), [scene for _, scene in chosen]
+
+    def _scene(self, wide: float) -> Scene:
+        """Out of the middle and small is where shapes are hardest: once the world is open, half the scenes are of that kind."""
+        scene = draw_scene(self._rng, wide=wide)
+        if wide == 1 and self._rng.random() < 0.5:
+            while scene.position == "centre" and scene.size != "small":
+                scene = draw_scene(self._rng, wide=wide)
+        return scene
 
 
 def plan(progress: float, rng: random.Random) -> tuple[Size, float]:
@@ -189,10 +197,11 @@ class Training:
 
     @torch.no_grad()
     def _average_ranks(self) -> None:
-        for module in (self.unet, self.text):
-            flat = nn.utils.parameters_to_vector(module.parameters())
-            dist.all_reduce(flat)
-            nn.utils.vector_to_parameters(flat / self.args.world, module.parameters())
+        weights = [*self.unet.parameters(), *self.text.parameters()]
+        flat = torch.cat([weight.reshape(-1) for weight in weights])
+        dist.all_reduce(flat)
+        for weight, mean in zip(weights, (flat / self.args.world).split([w.numel() for w in weights]), strict=True):
+            weight.copy_(mean.view(weight.shape))
 
     def save(self) -> None:
         """Write everything that going on needs, in one step."""
