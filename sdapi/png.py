@@ -42,7 +42,7 @@ def parameters_text(request: Txt2Img | Img2Img, *, seed: int, model: str, model_
     """How one sample was made: prompt, negative prompt and a line of `Key: value` pairs.
 
     `seed` is the sample's own. Line breaks within the prompts stay, as A1111 keeps them: its reader takes the last line as the pairs.
-    The sampler is left out where the request leaves it to the checkpoint.
+    The sampler is left out where `request` names none; the caller fills in the one that drew.
     """
     pairs: dict[str, object] = {
         "Steps": request.steps,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
 from sdapi.domain.progress import Progress
 
 
@@ -30,6 +30,8 @@ class Drawn:
     images: tuple[Image.Image, ...]
     seconds: float
     """From the first step to the last decode."""
+    scheduler: SchedulerName | None = None
+    """The sampler that drew them; None for one that requests can't name."""
 
 
 @dataclass(frozen=True)

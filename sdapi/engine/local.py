@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Catalog
+from sdapi.domain.generation import SchedulerName
 
 from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
 
@@ -149,8 +150,8 @@ def _outcome(result: Result) -> Outcome:
     from sdapi.pipelines.loop import Pictures, Trouble
 
     match result:
-        case Pictures(images, seconds):
-            return Drawn(images, seconds)
+        case Pictures(images, seconds, scheduler):
+            return Drawn(images, seconds, SchedulerName(scheduler) if scheduler in set(SchedulerName) else None)
         case Trouble(reason):
             return Failed(reason)
         case _:

@@ -176,14 +176,14 @@ class Dispatcher:
         return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert("RGB"))
 
     async def _store(self, job: Job, drawn: Drawn) -> None:
-        model_hash = None
+        model_hash, request = None, job.request.model_copy(update={"scheduler": drawn.scheduler})
         if self._png_metadata:
             model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(job.request.checkpoint)))
         for index, (name, image) in enumerate(zip(job.output_names, drawn.images, strict=True)):
             text = None
             if self._png_metadata:
                 seed = (job.request.seed + index) % 2**32
-                text = parameters_text(job.request, seed=seed, model=job.request.checkpoint, model_hash=model_hash)
+                text = parameters_text(request, seed=seed, model=job.request.checkpoint, model_hash=model_hash)
             data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
             await self._storage.save(name, data)
 

@@ -59,6 +59,8 @@ class Pictures:
 
     images: tuple[Image.Image, ...]
     seconds: float
+    scheduler: str
+    """Class name of the sampler that drew them."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ class DrawingLoop:
                     return
                 if len(flight.images) == len(flight.rows):
                     images = tuple(flight.images[i] for i in range(len(flight.rows)))
-                    self._land(flight, Pictures(images, time.monotonic() - flight.started))
+                    self._land(flight, Pictures(images, time.monotonic() - flight.started, row.sampler.name))
                 return
 
     def _land(self, flight: _Flight, result: Result) -> None:

@@ -38,6 +38,11 @@ class Sampler:
         self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
 
     @property
+    def name(self) -> str:
+        """The diffusers class that samples, the checkpoint's own where the request named none."""
+        return type(self.scheduler).__name__
+
+    @property
     def finished(self) -> bool:
         """Whether every timestep has been taken."""
         return self.position >= len(self.timesteps)

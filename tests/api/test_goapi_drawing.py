@@ -98,7 +98,7 @@ async def test_pictures_carry_their_parameters_as_a1111_writes_them(server: Runn
     answer = await server.drawn(seed=7, num_inference_steps=4, negative_prompt="blurry")
     text = (await server.picture(answer["output"][0])).info["parameters"]
     assert text.startswith("a red circle on a blue background\nNegative prompt: blurry\nSteps: 4, ")
-    for part in ("Seed: 7", "Size: 64x64", "Model: demo", "CFG scale: 7.5"):
+    for part in ("Seed: 7", "Size: 64x64", "Model: demo", "CFG scale: 7.5", "Sampler: DPM++ 2M"):
         assert part in text
 
 

@@ -16,14 +16,14 @@ from PIL import Image
 from scipy import ndimage
 
 from .drawing import draw
-from .scenes import COLOURS, SHAPES, SIZES, Scene, pattern_tone
+from .scenes import COLOURS, OUT_OF_THE_MIDDLE, POSITIONS, SHAPES, SIZES, Scene, pattern_tone
 
 _TEMPLATE_PX = 64
 _TEMPLATE_AREA = 0.22
 """Share of a template that the shape covers, whatever its class."""
-_SMALL_BELOW = (SIZES["small"][1] + 0.24) / 2
+_SMALL_BELOW = (SIZES["small"][1] + OUT_OF_THE_MIDDLE[0]) / 2
 _LARGE_ABOVE = (SIZES["medium"][1] + SIZES["large"][0]) / 2
-_OFF_CENTRE = 0.1
+_OFF_CENTRE = POSITIONS["left"][0] / -2
 
 
 @dataclass(frozen=True)

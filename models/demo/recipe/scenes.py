@@ -25,14 +25,16 @@ COLOURS: Final[dict[str, RGB]] = {
 
 SHAPES: Final = ("circle", "square", "triangle", "star", "heart", "ring", "cross")
 PATTERNS: Final = ("plain", "striped", "checkered", "dotted")
-SIZES: Final[dict[str, tuple[float, float]]] = {"small": (0.17, 0.205), "medium": (0.27, 0.33), "large": (0.37, 0.41)}
+SIZES: Final[dict[str, tuple[float, float]]] = {"small": (0.195, 0.22), "medium": (0.27, 0.33), "large": (0.37, 0.41)}
 """Radius of the shape as a share of the picture's shorter side, lowest and highest."""
+OUT_OF_THE_MIDDLE: Final = (0.255, 0.285)
+"""Radius of a middling shape that is not in the middle: it must still fit."""
 POSITIONS: Final[dict[str, tuple[float, float]]] = {
     "centre": (0.0, 0.0),
-    "left": (-0.2, 0.0),
-    "right": (0.2, 0.0),
-    "top": (0.0, -0.2),
-    "bottom": (0.0, 0.2),
+    "left": (-0.14, 0.0),
+    "right": (0.14, 0.0),
+    "top": (0.0, -0.14),
+    "bottom": (0.0, 0.14),
 }
 """Offset of the shape's centre from the picture's, as shares of width and height."""
 
@@ -81,16 +83,15 @@ def draw_scene(rng: random.Random, *, wide: float = 1.0, held_out: bool = False)
         if candidate.held_out == held_out:
             break
     size, position, pattern = "medium", "centre", "plain"
-    if rng.random() < 0.4 * wide:
+    if rng.random() < 0.35 * wide:
         size = rng.choice(("small", "large"))
     if size != "large" and rng.random() < 0.35 * wide:
         position = rng.choice(("left", "right", "top", "bottom"))
-    if rng.random() < 0.3 * wide:
+    if rng.random() < 0.2 * wide:
         pattern = rng.choice(PATTERNS[1:])
     low, high = SIZES[size]
     if position != "centre":
-        # Out of the middle the shape must still fit, and still count as middling.
-        low, high = (low, high) if size == "small" else (0.235, 0.255)
+        low, high = (low, high) if size == "small" else OUT_OF_THE_MIDDLE
     jitter = 0.01 + 0.015 * wide
     dx, dy = POSITIONS[position]
     return Scene(

@@ -68,7 +68,7 @@ class Pool:
 def plan(progress: float, rng: random.Random) -> tuple[Size, float]:
     """Picture size and openness of the world at that share of the training."""
     wide = min(1.0, max(0.0, (progress - 0.12) / 0.25))
-    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.35 else (0.2, 0.35, 0.45)
+    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.35 else (0.25, 0.35, 0.4)
     side = rng.choices((128, 256, 512), weights=weights)[0]
     if progress > 0.3 and rng.random() < 0.1:
         long = side * 3 // 2
@@ -127,7 +127,8 @@ class Training:
         """All steps from the saved one on."""
         started, first, running = time.monotonic(), self.step, 0.0
         while self.step < self.args.steps:
-            running += (self._one_step() - running) * 0.02
+            loss = self._one_step(limit=8 * running if self.step > first + 100 else math.inf)
+            running += (min(loss, 8 * running if running else loss) - running) * 0.02
             self.step += 1
             if self.args.world > 1 and self.step % 8 == 0:
                 self._average_ranks()
@@ -141,7 +142,8 @@ class Training:
             if self.step % self.args.check_every == 0 or self.step == self.args.steps:
                 print(f"check {self.step} " + self.check(), flush=True)
 
-    def _one_step(self) -> float:
+    def _one_step(self, *, limit: float) -> float:
+        """The loss. One above `limit` teaches nothing: a rare batch would undo hundreds of steps."""
         progress = self.step / self.args.steps
         size, wide = plan(progress, self.rng)
         clean, scenes = self.pool.take(size, _BATCH[min(size)], wide)
@@ -173,6 +175,8 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimiser.zero_grad()
+        if not loss.item() < limit:
+            return loss.item()
         loss.backward()
         for parameter in self.unet.parameters():
             if parameter.grad is not None and parameter.grad.dim() == 4:
