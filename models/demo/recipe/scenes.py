@@ -84,14 +84,12 @@ def draw_scene(rng: random.Random, *, wide: float = 1.0, held_out: bool = False)
             break
     size, position, pattern = "medium", "centre", "plain"
     if rng.random() < 0.35 * wide:
-        size = rng.choice(("small", "large"))
-    if size != "large" and rng.random() < 0.35 * wide:
         position = rng.choice(("left", "right", "top", "bottom"))
+    elif rng.random() < 0.5 * wide:
+        size = rng.choice(("small", "large"))
     if rng.random() < 0.2 * wide:
         pattern = rng.choice(PATTERNS[1:])
-    low, high = SIZES[size]
-    if position != "centre":
-        low, high = (low, high) if size == "small" else OUT_OF_THE_MIDDLE
+    low, high = SIZES[size] if position == "centre" else OUT_OF_THE_MIDDLE
     jitter = 0.01 + 0.015 * wide
     dx, dy = POSITIONS[position]
     return Scene(

@@ -57,9 +57,9 @@ class Pool:
         return torch.stack([z for z, _ in chosen]), [scene for _, scene in chosen]
 
     def _scene(self, wide: float) -> Scene:
-        """Out of the middle and small is where shapes are hardest: once the world is open, half the scenes are of that kind."""
+        """Out of the middle and small is where shapes are hardest: once the world is open, most scenes are of that kind."""
         scene = draw_scene(self._rng, wide=wide)
-        if wide == 1 and self._rng.random() < 0.5:
+        if wide == 1 and self._rng.random() < 0.7:
             while scene.position == "centre" and scene.size != "small":
                 scene = draw_scene(self._rng, wide=wide)
         return scene
@@ -68,7 +68,7 @@ class Pool:
 def plan(progress: float, rng: random.Random) -> tuple[Size, float]:
     """Picture size and openness of the world at that share of the training."""
     wide = min(1.0, max(0.0, (progress - 0.12) / 0.25))
-    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.35 else (0.25, 0.35, 0.4)
+    weights = (0.75, 0.25, 0.0) if progress < 0.15 else (0.4, 0.4, 0.2) if progress < 0.35 else (0.2, 0.25, 0.55)
     side = rng.choices((128, 256, 512), weights=weights)[0]
     if progress > 0.3 and rng.random() < 0.1:
         long = side * 3 // 2
