@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Services:
         """Why no picture could be drawn now; empty when one could."""
         reasons = [problem] if (problem := await self.problem()) else []
         try:
-            self.catalog.get(self.default_model)
+            await asyncio.to_thread(self.catalog.get, self.default_model)
         except SdapiError:
             reasons.append(f"the default model {self.default_model!r} is not there")
         if self.board.closing.is_set():
@@ -103,6 +104,26 @@ def open_api_keys(settings: Settings, sessions: async_sessionmaker[AsyncSession]
     return ApiKeys(sessions, settings.api_key.get_secret_value() if settings.api_key else None, _now)
 
 
+def _open_images(settings: Settings, storage: Storage) -> RemoteImages:
+    return RemoteImages(
+        storage=storage,
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        timeout_s=settings.image_timeout_s,
+        allow_private=settings.allow_private_urls,
+    )
+
+
+def _http_limits(settings: Settings) -> HttpLimits:
+    return HttpLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_side_px=settings.max_side_px,
+        sync_wait_s=settings.sync_wait_s,
+        fetch_requires_key=settings.fetch_requires_key,
+        public_url=settings.public_url,
+    )
+
+
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Build and start what `settings` asks for; stop and close it in reverse order. The database must be migrated."""
@@ -111,13 +132,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         storage = LocalStorage(settings.data_dir / "images")
         await storage.open()
         catalog = open_catalog(settings)
-        images = RemoteImages(
-            storage=storage,
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            timeout_s=settings.image_timeout_s,
-            allow_private=settings.allow_private_urls,
-        )
+        images = _open_images(settings, storage)
         stack.push_async_callback(images.aclose)
         board = JobBoard()
         engine = open_engine(settings, catalog)
@@ -152,13 +167,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             api_keys=open_api_keys(settings, sessions),
             storage=storage,
             catalog=catalog,
-            limits=HttpLimits(
-                max_body_bytes=settings.max_body_bytes,
-                max_side_px=settings.max_side_px,
-                sync_wait_s=settings.sync_wait_s,
-                fetch_requires_key=settings.fetch_requires_key,
-                public_url=settings.public_url,
-            ),
+            limits=_http_limits(settings),
             engine=engine,
             board=board,
             dispatcher=dispatcher,
