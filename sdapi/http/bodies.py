@@ -19,6 +19,7 @@ _DRAINED_TIMES = 4
 reads our answer."""
 _DRAIN_S = 10.0
 _MAX_FIELDS = 1000
+_LONG_TO_PARSE_BYTES = 2**18
 _BODYLESS_METHODS = frozenset({"GET", "HEAD", "DELETE"})
 
 
@@ -38,7 +39,8 @@ async def read_body(request: Request, *, max_body_bytes: int) -> dict[str, objec
     # `curl -d '{...}'` without a header announces a form; no form's first field name begins with a brace.
     if kind == "application/x-www-form-urlencoded" and not raw.lstrip().startswith(b"{"):
         return _form_fields(raw)
-    return _json_fields(raw)
+    # A body with base64 pictures takes long enough to read that others would notice.
+    return await asyncio.to_thread(_json_fields, raw) if len(raw) > _LONG_TO_PARSE_BYTES else _json_fields(raw)
 
 
 async def _read_limited(request: Request, max_body_bytes: int) -> bytes:
