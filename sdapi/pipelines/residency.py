@@ -59,11 +59,6 @@ class Residency(Generic[ModelT]):
         self._resident[model_id].leases -= 1
         self._evict()
 
-    @property
-    def loading(self) -> bool:
-        """Whether a load is under way."""
-        return any(not future.done() for future in self._loading.values())
-
     def wait_for_load(self, timeout_s: float) -> None:
         """Return when any load under way has ended, or after the timeout."""
         for future in list(self._loading.values()):

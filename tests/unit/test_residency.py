@@ -72,7 +72,6 @@ def test_a_load_in_progress_blocks_nobody() -> None:
     residency = Residency(load, budget_bytes=100)
     assert residency.lease("slow") is None
     assert residency.lease("slow") is None
-    assert residency.loading
     gate.set()
     assert leased(residency, "slow").name == "slow"
     residency.close()
