@@ -6,7 +6,9 @@ SdapiError
 ├── NotAuthorised         no key, or a wrong one
 ├── ModelNotFound         no checkpoint of that id
 ├── JobNotFound           unknown id, or somebody else's
-├── QueueFull             too much is waiting already
+├── NotAllowed            a valid key that may not do this
+├── QueueFull             too much is waiting already, or asked for too often
+├── NotAvailable          the server has no such feature, or it is not set up
 └── PictureUnavailable    a picture that is not there (any more)
 """
 
@@ -57,11 +59,23 @@ class JobNotFound(SdapiError):
 
 
 class QueueFull(SdapiError):
-    """More work is waiting than the server accepts; try again in `retry_after_s` seconds."""
+    """More than the server accepts, of everybody or of this client; try again in `retry_after_s` seconds.
 
-    def __init__(self, retry_after_s: int) -> None:
+    `reason` is a sentence for the client, which ends in how long to wait.
+    """
+
+    def __init__(self, retry_after_s: int, reason: str = "The server has as many requests as it takes at once") -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(f"queue full, retry after {retry_after_s} s")
+        self.reason = f"{reason}, please wait for {retry_after_s} seconds and try again"
+        super().__init__(self.reason)
+
+
+class NotAllowed(SdapiError):
+    """The key is valid, but administration needs an enterprise key."""
+
+
+class NotAvailable(SdapiError):
+    """What was asked for is not set up on this server. The text is a sentence for the client that names what to install or set."""
 
 
 class PictureUnavailable(SdapiError):

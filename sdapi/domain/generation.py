@@ -11,6 +11,8 @@ MAX_SEED = 2**32 - 1
 MAX_STEPS = 51
 MAX_SAMPLES = 4
 MIN_SIDE_PX = 64
+MAX_UPSCALE = 4
+MAX_VIDEO_SECONDS = 20
 
 Pixels = Annotated[int, Field(ge=MIN_SIDE_PX, multiple_of=8)]
 """A side of a picture. The upper limit is a setting, checked where requests come in."""
@@ -32,6 +34,17 @@ class SchedulerName(StrEnum):
     KDPM2_ANCESTRAL = "KDPM2AncestralDiscreteScheduler"
     UNIPC = "UniPCMultistepScheduler"
     DEIS = "DEISMultistepScheduler"
+    DDIM_INVERSE = "DDIMInverseScheduler"
+    IPNDM = "IPNDMScheduler"
+    KARRAS_VE = "KarrasVeScheduler"
+    SCORE_SDE_VE = "ScoreSdeVeScheduler"
+    LCM = "LCMScheduler"
+
+
+NOT_DRAWN_WITH = frozenset(
+    {SchedulerName.DDIM_INVERSE, SchedulerName.IPNDM, SchedulerName.KARRAS_VE, SchedulerName.SCORE_SDE_VE, SchedulerName.LCM}
+)
+"""Documented names that are read, but not available for drawing."""
 
 
 class _Generation(BaseModel):
@@ -53,14 +66,28 @@ class _Generation(BaseModel):
     guidance_scale: float = Field(default=7.5, ge=1, le=20)
     scheduler: SchedulerName | None = None
     """None: the checkpoint's own."""
+    use_karras_sigmas: bool | None = None
+    """None: as the checkpoint's scheduler has it."""
     clip_skip: int = Field(default=1, ge=1, le=8)
     """1 uses the text encoder's last layer, 2 the one before, as users of A1111 count."""
+    panorama: bool = False
+    self_attention: bool = False
+    highres_fix: bool = False
+    multi_lingual: bool = False
+    """Whether the prompt is to be translated into English first."""
+    upscale: int = Field(default=0, ge=0, le=3)
+    """Times the finished picture is enlarged by; 0 leaves it."""
 
 
 class Txt2Img(_Generation):
     """A picture from words alone."""
 
     kind: Literal["txt2img"] = "txt2img"
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return ()
 
 
 class Img2Img(_Generation):
@@ -72,8 +99,89 @@ class Img2Img(_Generation):
     strength: float = Field(default=0.8, ge=0, le=1)
     """How much of the input is noised away; 1 ignores it."""
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return (self.init_image,)
 
-GenerationRequest = Annotated[Txt2Img | Img2Img, Field(discriminator="kind")]
 
-GENERATION_JSON: TypeAdapter[Txt2Img | Img2Img] = TypeAdapter(GenerationRequest)
+class Inpaint(_Generation):
+    """A picture of which only the masked part (white) is drawn anew."""
+
+    kind: Literal["inpaint"] = "inpaint"
+    init_image: str
+    mask_image: str
+    strength: float = Field(default=0.7, ge=0, le=1)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return (self.init_image, self.mask_image)
+
+
+class ControlNet(_Generation):
+    """A picture from words, its structure led by control nets."""
+
+    kind: Literal["controlnet"] = "controlnet"
+    controlnet_models: tuple[str, ...] = Field(min_length=1)
+    controlnet_type: str | None = None
+    """Which annotator makes the control map; None: the image is one already."""
+    init_image: str | None = None
+    control_image: str | None = None
+    mask_image: str | None = None
+    auto_hint: bool = True
+    guess_mode: bool = False
+    conditioning_scales: tuple[float, ...] = (1.0,)
+    """One for all control nets, or one each; 0 to 20."""
+    strength: float = Field(default=0.55, ge=0, le=1)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return tuple(name for name in (self.init_image, self.control_image, self.mask_image) if name is not None)
+
+
+class Text2Video(_Generation):
+    """A short film from words."""
+
+    kind: Literal["text2video"] = "text2video"
+    seconds: float = Field(default=3, gt=0, le=MAX_VIDEO_SECONDS)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return ()
+
+
+class Upscale(BaseModel):
+    """A picture made larger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    kind: Literal["upscale"] = "upscale"
+    init_image: str
+    """Name in storage of the input, at its own size."""
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    """Of the input, in pixels."""
+    scale: float = Field(default=2, ge=1, le=MAX_UPSCALE)
+    upscaler: str
+    """Id of the upscaling model."""
+    face_enhance: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Pictures that come out."""
+        return 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names in storage of the pictures it starts from."""
+        return (self.init_image,)
+
+
+AnyRequest = Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale
+GenerationRequest = Annotated[AnyRequest, Field(discriminator="kind")]
+
+GENERATION_JSON: TypeAdapter[AnyRequest] = TypeAdapter(GenerationRequest)
 """The one way a request becomes JSON for the jobs table and comes back."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from .generation import Img2Img, Txt2Img
+from .generation import AnyRequest
 
 
 class JobStatus(StrEnum):
@@ -27,10 +27,8 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
-class DialectName(StrEnum):
-    """The HTTP dialect a job came in by; its answers are rendered in the same one."""
-
-    GOAPI = "goapi"
+DialectName = str
+"""The HTTP dialect a job came in by ("goapi", "v3", ...), at most 16 characters; its answers are rendered in the same one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class NewJob:
     client_id: int
     """Row id of the API key."""
     dialect: DialectName
-    request: Txt2Img | Img2Img
+    request: AnyRequest
     cost: float
     """Work in UNet forwards times megapixels; what eta and fairness reckon with."""
     output_names: tuple[str, ...]
@@ -49,6 +47,11 @@ class NewJob:
     """Base of the links in answers, without a trailing slash."""
     echo: Mapping[str, JsonValue] = field(default_factory=dict)
     """What the dialect needs to repeat to the client later (the model id as it was asked for, ...)."""
+    webhook_url: str | None = None
+    is_temporary: bool = False
+    """Whether its files are kept for a day only."""
+    idempotency_key: str | None = None
+    """A later request of the same client with this key joins this job."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Job:
     id: int
     client_id: int
     dialect: DialectName
-    request: Txt2Img | Img2Img
+    request: AnyRequest
     status: JobStatus
     cost: float
     output_names: tuple[str, ...]
@@ -75,3 +78,7 @@ class Job:
     """Why it failed, in words for the client."""
     files_removed: bool
     """Whether retention has removed its pictures."""
+    webhook_url: str | None = None
+    is_temporary: bool = False
+    files_url: str | None = None
+    """Where its pictures can be had directly, as a base without a trailing slash; None: only through this server."""
