@@ -6,15 +6,18 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypedDict, Unpack
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.db.tables import ApiKeyRow, KeyRole
+from sdapi.domain.limits import OwnLimits
 
 _PREFIX_LENGTH = 8
+_NO_OWN_LIMITS = OwnLimits()
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class ApiKey:
     """The first characters of the key."""
     created_at: datetime
     revoked_at: datetime | None
+    limits: OwnLimits = _NO_OWN_LIMITS
+
+
+class LimitChanges(TypedDict, total=False):
+    """Limits to set: those that are named; see OwnLimits."""
+
+    max_queued_jobs: int | None
+    requests_per_minute: int | None
+    daily_pictures: int | None
 
 
 class ApiKeys:
@@ -47,10 +59,18 @@ class ApiKeys:
         # Holds valid keys only, by their hash: strangers' guesses can't fill it.
         self._recognised: dict[str, tuple[ApiKey, datetime]] = {}
 
-    async def create(self, name: str, role: KeyRole) -> tuple[ApiKey, str]:
+    async def create(self, name: str, role: KeyRole, limits: OwnLimits = _NO_OWN_LIMITS) -> tuple[ApiKey, str]:
         """A new key, and the key itself in plain text, which is not kept and can't be shown again."""
         plain = "sd_" + secrets.token_urlsafe(32)
-        row = ApiKeyRow(name=name, role=role, prefix=plain[:_PREFIX_LENGTH], key_hash=_hash(plain), created_at=self._now(), revoked_at=None)
+        row = ApiKeyRow(
+            name=name,
+            role=role,
+            prefix=plain[:_PREFIX_LENGTH],
+            key_hash=_hash(plain),
+            created_at=self._now(),
+            revoked_at=None,
+            **asdict(limits),
+        )
         async with self._sessions.begin() as session:
             session.add(row)
         return _api_key(row), plain
@@ -65,20 +85,30 @@ class ApiKeys:
 
         None where no key has this id or prefix, or where more than one has the prefix: then the id is needed.
         """
-        wanted = str(prefix_or_id)
-        meant = ApiKeyRow.prefix == wanted
-        if wanted.isascii() and wanted.isdigit() and int(wanted) < 2**31:
-            meant = or_(meant, ApiKeyRow.id == int(wanted))
         async with self._sessions.begin() as session:
-            rows = (await session.scalars(select(ApiKeyRow).where(meant))).all()
-            if len(rows) != 1:
+            row = await _meant(session, prefix_or_id)
+            if row is None:
                 return None
-            unrevoked = update(ApiKeyRow).where(ApiKeyRow.id == rows[0].id, ApiKeyRow.revoked_at.is_(None))
-            await session.execute(unrevoked.values(revoked_at=self._now()))
-            await session.refresh(rows[0])
-            revoked = _api_key(rows[0])
+            row.revoked_at = row.revoked_at or self._now()
+            revoked = _api_key(row)
         self._recognised.clear()
         return revoked
+
+    async def set_limits(self, prefix_or_id: str | int, **changes: Unpack[LimitChanges]) -> ApiKey | None:
+        """Give a key limits of its own, or with None the default again; those not named stay.
+
+        None where `revoke` would find no key either. Raises ValueError for a limit out of range.
+        """
+        OwnLimits(**changes)
+        async with self._sessions.begin() as session:
+            row = await _meant(session, prefix_or_id)
+            if row is None:
+                return None
+            for name, limit in changes.items():
+                setattr(row, name, limit)
+            changed = _api_key(row)
+        self._recognised.clear()
+        return changed
 
     async def authenticate(self, plain: str) -> ApiKey | None:
         """The valid key that this is; None for an unknown or revoked one."""
@@ -106,6 +136,16 @@ class ApiKeys:
             return bool(await session.scalar(select(exists().where(ApiKeyRow.revoked_at.is_(None)))))
 
 
+async def _meant(session: AsyncSession, prefix_or_id: str | int) -> ApiKeyRow | None:
+    """The row of that id or prefix, locked; None where there is none, or more than one."""
+    wanted = str(prefix_or_id)
+    meant = ApiKeyRow.prefix == wanted
+    if wanted.isascii() and wanted.isdigit() and len(wanted) <= 10 and int(wanted) < 2**31:
+        meant = or_(meant, ApiKeyRow.id == int(wanted))
+    rows = (await session.scalars(select(ApiKeyRow).where(meant).with_for_update())).all()
+    return rows[0] if len(rows) == 1 else None
+
+
 def _encoded(plain: str) -> bytes:
     return plain.encode("utf-8", "surrogatepass")  # a JSON body can hold lone surrogates
 
@@ -115,4 +155,12 @@ def _hash(plain: str) -> str:
 
 
 def _api_key(row: ApiKeyRow) -> ApiKey:
-    return ApiKey(id=row.id, name=row.name, role=row.role, prefix=row.prefix, created_at=row.created_at, revoked_at=row.revoked_at)
+    return ApiKey(
+        id=row.id,
+        name=row.name,
+        role=row.role,
+        prefix=row.prefix,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+        limits=OwnLimits(row.max_queued_jobs, row.requests_per_minute, row.daily_pictures),
+    )

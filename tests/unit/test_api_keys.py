@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.api_keys import ApiKeys
 from sdapi.db.tables import ApiKeyRow
+from sdapi.domain.limits import LARGEST_LIMIT, KeyLimits, OwnLimits
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -77,7 +78,7 @@ async def test_revoking_again_keeps_the_first_moment(keys: ApiKeys, clock: Clock
     assert await keys.revoke(key.id) == first
 
 
-@pytest.mark.parametrize("unknown", ["sd_xxxxx", 4711, "99999999999999999999", "²", ""])
+@pytest.mark.parametrize("unknown", ["sd_xxxxx", 4711, "99999999999999999999", "9" * 5000, "²", ""])
 async def test_revoking_an_unknown_key_says_so(keys: ApiKeys, unknown: str | int) -> None:
     key, plain = await keys.create("studio", "user")
 
@@ -132,3 +133,48 @@ async def test_whether_any_key_is_valid(keys: ApiKeys, sessions: Sessions, clock
     assert await keys.any_exist()
     await keys.revoke(key.id)
     assert not await keys.any_exist()
+
+
+async def test_a_key_comes_with_the_limits_it_was_created_with(keys: ApiKeys) -> None:
+    limited, plain = await keys.create("studio", "user", OwnLimits(max_queued_jobs=5, daily_pictures=0))
+    plainly, _ = await keys.create("studio", "user")
+
+    assert limited.limits == OwnLimits(5, None, 0)
+    assert plainly.limits == OwnLimits()
+    assert await keys.authenticate(plain) == limited
+    assert await keys.list() == (limited, plainly)
+
+
+async def test_setting_a_limit_leaves_the_others_and_holds_at_once(keys: ApiKeys) -> None:
+    key, plain = await keys.create("studio", "user", OwnLimits(5, 6, 7))
+    await keys.authenticate(plain)
+
+    changed = await keys.set_limits(key.prefix, max_queued_jobs=None, daily_pictures=LARGEST_LIMIT)
+
+    assert changed is not None
+    assert changed.limits == OwnLimits(None, 6, LARGEST_LIMIT)
+    assert await keys.authenticate(plain) == changed
+
+
+async def test_limits_of_an_unknown_key_are_not_set(keys: ApiKeys) -> None:
+    key, _ = await keys.create("studio", "user")
+
+    assert await keys.set_limits("sd_xxxxx", requests_per_minute=1) is None
+    assert await keys.list() == (key,)
+
+
+@pytest.mark.parametrize("limit", [-1, LARGEST_LIMIT + 1])
+async def test_a_limit_out_of_range_is_not_set(keys: ApiKeys, limit: int) -> None:
+    key, _ = await keys.create("studio", "user")
+
+    with pytest.raises(ValueError, match="requests_per_minute"):
+        await keys.set_limits(key.id, requests_per_minute=limit)
+    assert await keys.list() == (key,)
+
+
+async def test_the_key_from_the_settings_has_the_default_limits(sessions: Sessions, clock: Clock) -> None:
+    key = await ApiKeys(sessions, "s3cret", clock).authenticate("s3cret")
+    defaults = KeyLimits(1, 2, 3)
+
+    assert key is not None
+    assert key.limits.over(defaults) == defaults
