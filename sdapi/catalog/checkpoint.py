@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import MAX_STEPS, SchedulerName
+from sdapi.domain.generation import MAX_STEPS, NOT_DRAWN_WITH, SchedulerName
 
 from .weights import Refused
 
@@ -48,6 +48,13 @@ class Sidecar(BaseModel):
     scheduler: SchedulerName | None = None
     aliases: tuple[Annotated[str, Field(pattern=r"^[^*\s][^*]*$", max_length=200)], ...] = ()
     description: str = ""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _can_be_drawn_with(cls, value: SchedulerName | None) -> SchedulerName | None:
+        if value in NOT_DRAWN_WITH:
+            raise ValueError(f"{value} is not available for drawing")
+        return value
 
 
 @dataclass(frozen=True)

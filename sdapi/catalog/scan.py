@@ -47,8 +47,11 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return str(path), found.st_mtime_ns, found.st_size
 
 
-def entries(folder: Path, embedded: Path | None) -> Iterator[Entry | CatalogProblem]:
-    """The embedded model, then what lies in `folder`, folders first; of two with one id the first counts. Raises OSError."""
+def entries(folder: Path, embedded: Path | None, *, what: str = "checkpoint") -> Iterator[Entry | CatalogProblem]:
+    """The embedded model, then what lies in `folder`, folders first; of two with one id the first counts. Raises OSError.
+
+    `what` lies there, in a word for problems.
+    """
     taken: dict[str, Path] = {}
     if embedded is not None:
         taken[EMBEDDED_ID] = embedded
@@ -70,7 +73,7 @@ def entries(folder: Path, embedded: Path | None) -> Iterator[Entry | CatalogProb
         elif suffix in PICKLED_SUFFIXES:
             yield CatalogProblem(path, how_to_convert("It"))
         elif suffix == ".toml" and path.stem not in stems:
-            yield CatalogProblem(path, f"It is a sidecar, but there is no checkpoint {path.stem!a} beside it.")
+            yield CatalogProblem(path, f"It is a sidecar, but there is no {what} {path.stem!a} beside it.")
 
 
 def _name_problem(model_id: str, taken: dict[str, Path]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         raise Refused(f"{path.name} is not a regular file.")
     with path.open("rb") as file:
         start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= _MAX_HEADER_BYTES or length > size_bytes - 8:
+        length = header_bytes(path.name, start)
+        if length > size_bytes - 8:
             raise Refused(_what_else(path.name, start))
         header = file.read(length)
     try:
@@ -64,6 +64,14 @@ def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     if missing > 0:
         raise Refused(f"{path.name} is cut short: {missing:,} bytes are missing. Copy or download it again.")
     return shapes
+
+
+def header_bytes(name: str, start: bytes) -> int:
+    """How long the header of a safetensors file is, from its first 8 bytes. Raises Refused where they begin something else."""
+    length = int(struct.unpack("<Q", start[:8])[0]) if len(start) >= 8 else 0
+    if not 2 <= length <= _MAX_HEADER_BYTES:
+        raise Refused(_what_else(name, start))
+    return length
 
 
 def _parse(table: Mapping[str, Mapping[str, list[int]]]) -> tuple[dict[str, tuple[int, ...]], list[int]]:
@@ -91,16 +99,24 @@ def part_weights(folder: Path, *, prefer_fp16: bool) -> PartWeights:
     Where there are several variants, the one without a name comes first and "fp16" next, or the other way round if `prefer_fp16`:
     reading the precision one draws with saves the conversion. Raises Refused where there are none, OSError where there is no folder.
     """
-    variants: dict[str | None, list[Path]] = {}
-    pickled = False
-    for file in sorted(folder.iterdir()):
-        if named := _WEIGHTS_NAME.fullmatch(file.name):
-            variants.setdefault(named["variant"], []).append(file)
-        pickled = pickled or file.suffix.lower() in PICKLED_SUFFIXES
-    if not variants:
+    names = sorted(file.name for file in folder.iterdir())
+    variant, chosen = choose_weights(names, prefer_fp16=prefer_fp16)
+    if not chosen:
+        pickled = any(Path(name).suffix.lower() in PICKLED_SUFFIXES for name in names)
         raise Refused(
             f"{folder.name}/ holds only pickled weights: {how_to_convert('each')}" if pickled else f"{folder.name}/ holds no weights."
         )
+    return PartWeights(variant, tuple(folder / name for name in chosen))
+
+
+def choose_weights(names: Iterable[str], *, prefer_fp16: bool) -> tuple[str | None, tuple[str, ...]]:
+    """The variant, and of the file names of one part those that hold it; none where there are no weights. See `part_weights`."""
+    variants: dict[str | None, list[str]] = {}
+    for name in names:
+        if named := _WEIGHTS_NAME.fullmatch(name):
+            variants.setdefault(named["variant"], []).append(name)
+    if not variants:
+        return None, ()
     order: tuple[str | None, ...] = ("fp16", None, "bf16") if prefer_fp16 else (None, "fp16", "bf16")
     variant = next((one for one in order if one in variants), next(iter(variants)))
-    return PartWeights(variant, tuple(variants[variant]))
+    return variant, tuple(variants[variant])
