@@ -1,10 +1,11 @@
-"""What all dialects share: the request as it was asked, the answer as it is sent, and refusals in sentences."""
+"""What all dialects share: the table of paths, the request as it was asked, the answer as it is sent, and refusals in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, Protocol
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -12,26 +13,42 @@ from pydantic_core import ErrorDetails
 
 from sdapi.domain.errors import InvalidRequest, SdapiError
 from sdapi.domain.generation import SchedulerName
-from sdapi.domain.job import Job
+from sdapi.domain.job import Job, JobStatus
 
-from .wire_types import REFUSED, WholeNumber
+from .wire_types import REFUSED, WholeNumber, WireBody
 
 MAX_JOB_ID = 2**31 - 1
 """Clients keep ids in 32 signed bits."""
 
+Kind = Literal["txt2img", "img2img", "inpaint", "controlnet", "text2video", "upscale"]
+PictureRole = Literal["init_image", "mask_image", "control_image"]
+
 _WHOLE_NUMBER: TypeAdapter[int] = TypeAdapter(WholeNumber)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An input picture as the client named it."""
+
+    role: PictureRole
+    field: str
+    """The client's own name of the field, for refusals."""
+    source: str
+    """A link, a data: URL or base64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A request of any dialect, checked and with its defaults, before its model, seed and pictures are looked up."""
 
-    kind: Literal["txt2img", "img2img"]
-    prompt: str
+    kind: Kind
+    endpoint: str = ""
+    """Name of the dialect's endpoint; answers look different by it."""
+    prompt: str = ""
     """As the client wrote it; trigger words are added later."""
     negative_prompt: str = ""
     model_id: str | None = None
-    """Id or alias as the client wrote it; None asks for the server's default model."""
+    """Id or alias as the client wrote it; None asks for the server's default model. For an upscale, the upscaler's."""
     width: int = 512
     height: int = 512
     seed: int | None = None
@@ -44,13 +61,67 @@ class Asked:
     guidance_scale: float | None = None
     """None asks for the model's own default where it has one, else 7.5."""
     strength: float = 0.8
-    init_image: str | None = None
-    """Where the picture to start from is (a link, a data: URL, base64); never None for img2img."""
+    pictures: tuple[Picture, ...] = ()
+    """Those the kind needs are there, each role at most once."""
     lora_models: tuple[str, ...] = ()
     lora_strengths: tuple[float, ...] = ()
     """As many as there are LoRAs."""
+    embeddings: tuple[str, ...] = ()
+    vae: str | None = None
     scheduler: SchedulerName | None = None
+    use_karras_sigmas: bool | None = None
     clip_skip: int = 1
+    enhance_prompt: bool = False
+    multi_lingual: bool = False
+    panorama: bool = False
+    self_attention: bool = False
+    highres_fix: bool = False
+    upscale: int = 0
+    controlnet_models: tuple[str, ...] = ()
+    controlnet_type: str | None = None
+    auto_hint: bool = True
+    guess_mode: bool = False
+    conditioning_scales: tuple[float, ...] = (1.0,)
+    """One, or as many as there are control nets."""
+    seconds: float = 3.0
+    scale: float = 2.0
+    face_enhance: bool = False
+    webhook: str | None = None
+    temp: bool = False
+    base64_output: bool = False
+    """Whether the pictures are to be text files of base64."""
+    instant_response: bool = False
+    echo: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What else the dialect wants to repeat in its answers; `track_id` in it goes to the webhook, in the type it came in."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """The operator's limits on what requests may ask for."""
+
+    max_side_px: int = 1024
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One row of a dialect's table of paths: a call that makes a job."""
+
+    path: str
+    name: str
+    """What the job remembers of it (`Asked.endpoint`)."""
+    body: type[WireBody]
+    parse: Callable[[Mapping[str, object], ReadLimits], Asked]
+    """Raises InvalidRequest with the client's own field names."""
+    summary: str
+    sample: str = ""
+    """Stem of the documented request and answer among the dialect's samples."""
+
+
+@dataclass(frozen=True)
+class FetchPath:
+    """One row of a dialect's table of paths: a look-up. `{id}` in the path stands for the job's id."""
+
+    path: str
 
 
 @dataclass(frozen=True)
@@ -58,15 +129,39 @@ class Rendered:
     """An answer: the body is what a webhook would carry too, status and headers matter to HTTP only."""
 
     status: int
+    """What the answer means in HTTP's own words; dialects that always said 200 are told so later."""
     body: dict[str, JsonValue]
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Dialect(Protocol):
-    """How jobs and errors are told in one API's words. A module with these functions is one."""
+    """How requests are read and how jobs and errors are told in one API's words. A module with these names is one."""
 
-    def output_name(self, index: int, token: str) -> str:
-        """Name in storage of the job's picture `index`; `token` is a UUID that the job's pictures share."""
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a constant of the module
+        """What jobs remember of it; at most 16 characters, never changed."""
+
+    @property
+    def PREFIXES(self) -> Sequence[str]:  # noqa: N802
+        """Where its paths begin, without a slash at the end."""
+
+    @property
+    def ERRORS_ARE_200(self) -> bool:  # noqa: N802
+        """Whether the hosted service said 200 to everything, and `status` told the rest."""
+
+    @property
+    def ENDPOINTS(self) -> Sequence[Endpoint]:  # noqa: N802
+        """The calls that make jobs."""
+
+    @property
+    def FETCH_PATHS(self) -> Sequence[FetchPath]:  # noqa: N802
+        """The look-ups."""
+
+    def parse_fetch(self, body: Mapping[str, object]) -> int | None:
+        """The id that is asked for; None when it can't be one, which gets the answer of an unknown id."""
+
+    def output_names(self, asked: Asked, token: str, now: datetime) -> tuple[str, ...]:
+        """Names in storage of the pictures to come; `token` is a UUID that they share."""
 
     def render_job(self, job: Job, *, eta_s: float) -> Rendered:
         """The answer to the request that made the job; `eta_s` matters only while it isn't final."""
@@ -90,6 +185,47 @@ def job_id_of(value: object) -> int | None:
     return number if 1 <= number <= MAX_JOB_ID else None
 
 
+def webhook_body(dialect: Dialect, job: Job) -> dict[str, JsonValue]:
+    """What a webhook is told of a final job: the keys the hosted service's webhooks had, with the values of the dialect's own answer."""
+    rendered = dialect.render_job(job, eta_s=0).body
+    track_id = job.echo.get("track_id")
+    if job.status is JobStatus.SUCCEEDED:
+        told: dict[str, JsonValue] = {"status": "success", "id": job.id, "output": rendered["output"]}
+        told |= {"generationTime": rendered["generationTime"], "track_id": track_id}
+        return told | ({"meta": rendered["meta"]} if "meta" in rendered else {})
+    # Unlike the answer, whose id is documented as empty: a receiver has nothing else to know the job by.
+    return {
+        "status": "failed",
+        "id": job.id,
+        "message": rendered["message"],
+        "messege": rendered["message"],
+        "error": rendered.get("error"),
+        "output": [],
+        "track_id": track_id,
+    }
+
+
+def file_prefix(job: Job) -> str:
+    """The UUID that the names of the job's pictures share."""
+    return str(job.echo.get("file_prefix", ""))
+
+
+def output_links(job: Job) -> list[JsonValue]:
+    """Where the finished pictures are: directly where the storage has a public address, else on this server."""
+    base = job.files_url or f"{job.public_url}/images"
+    return [f"{base}/{name}" for name in job.output_names]
+
+
+def own_links(job: Job) -> list[JsonValue]:
+    """The pictures' addresses on this server, which work before they are drawn, too."""
+    return [own_link(job, name) for name in job.output_names]
+
+
+def own_link(job: Job, name: str) -> str:
+    """A stored picture's address on this server."""
+    return f"{job.public_url}/images/{name}"
+
+
 @contextmanager
 def rejecting() -> Iterator[None]:
     """Turn a wire body's ValidationError into InvalidRequest: the client's own field names, sentences for people."""
@@ -101,6 +237,29 @@ def rejecting() -> Iterator[None]:
             name = str(error["loc"][0]) if error["loc"] else "body"
             problems.setdefault(name, []).append(_sentence(name, error))
         raise InvalidRequest(problems) from refusal
+
+
+def strength_per_lora(loras: int, strengths: tuple[float, ...]) -> tuple[float, ...]:
+    """One strength for each of so many LoRAs, from none, one for all, or one each. Raises InvalidRequest."""
+    strengths = strengths or (1.0,)
+    if len(strengths) == 1 or not loras:
+        return strengths[:1] * loras
+    if len(strengths) != loras:
+        raise InvalidRequest.of("lora_strength", f"The lora_strength must be one number, or {loras}: one for each lora_model.")
+    return strengths
+
+
+def scale_per_net(nets: int, scales: tuple[float, ...]) -> tuple[float, ...]:
+    """The scales of so many control nets, when they are one for all or one each. Raises InvalidRequest."""
+    if len(scales) not in (1, nets):
+        sentence = f"The controlnet_conditioning_scale must be one number, or {nets}: one for each controlnet_model."
+        raise InvalidRequest.of("controlnet_conditioning_scale", sentence)
+    return scales
+
+
+def spelt(body: Mapping[str, object], names: Sequence[str]) -> str:
+    """Which of a field's names came with a value; the first where none did."""
+    return next((name for name in names if body.get(name)), names[0])
 
 
 def _sentence(name: str, error: ErrorDetails) -> str:

@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, Field, JsonValue
 
-from sdapi.domain.errors import InvalidRequest, JobNotFound, ModelNotFound, NotAuthorised, PictureUnavailable, QueueFull, SdapiError
-from sdapi.domain.generation import MAX_SAMPLES, Img2Img
+from sdapi.domain.errors import SdapiError
+from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, ControlNet, Img2Img, Upscale
 from sdapi.domain.job import Job, JobStatus
 
-from .base import Asked, Rendered, job_id_of, rejecting
-from .wire_types import LongText, Number, Seed, SidePx, Steps, Strengths, Text, TextList, WholeNumber, WireBody, between
+from . import answers
+from .base import (
+    Asked,
+    Endpoint,
+    FetchPath,
+    Kind,
+    Picture,
+    PictureRole,
+    ReadLimits,
+    Rendered,
+    job_id_of,
+    output_links,
+    own_link,
+    rejecting,
+    scale_per_net,
+    spelt,
+    strength_per_lora,
+)
+from .wire_types import (
+    LongText,
+    Names,
+    Number,
+    Scalar,
+    Scales,
+    Seed,
+    SidePx,
+    Steps,
+    Strengths,
+    Text,
+    TextList,
+    WholeNumber,
+    WireBody,
+    YesNo,
+    between,
+)
+
+NAME = "goapi"
+PREFIXES = ("/sd",)
+ERRORS_ARE_200 = False
 
 _DEFAULT_SIDE_PX = 512
 _DEFAULT_STEPS = 30
-_MODELS_NAMED = 50
-"""How many ids the tip about an unknown model lists at most."""
+_KEY_TIP = "Send an API key of this server in the X-API-KEY header, as Authorization: Bearer, or as key in the body."
 
 
-class Txt2ImgBody(WireBody):
+class JobBody(WireBody):
+    """What every call that makes a job reads beyond what the hosted service had: ours in every dialect."""
+
+    absent_words: ClassVar[Mapping[str, frozenset[str]]] = {"webhook": frozenset({"0"})}
+
+    webhook: Text | None = Field(default=None, description="URL that is POSTed to when the job has ended")
+    track_id: Scalar = Field(default=None, description="Told to the webhook in the type it came in")
+    instant_response: YesNo = Field(default=False, description="Whether to be answered at once instead of held until the output is there")
+
+
+class Txt2ImgBody(JobBody):
     """What /sd/txt2img reads. Every number may be a string; null, "" and "null" mean not given."""
 
     model_id: Text | None = None
@@ -49,104 +97,152 @@ class Img2ImgBody(Txt2ImgBody):
     strength: Annotated[Number, between(0, 1)] = Field(default=0.8, description="0 to 1; 1 ignores the init image")
 
 
+class ControlNetBody(Txt2ImgBody):
+    """What /sd/controlnet reads besides."""
+
+    prompt: Text = ""
+    init_image: LongText = Field(description="http(s) URL, data: URL or base64")
+    control_image: LongText | None = Field(default=None, description="As init_image; without it init_image is the control image")
+    mask_image: LongText | None = Field(default=None, description="As init_image")
+    controlnet_model: Names = Field(description="Ids, separated by commas")
+    controlnet_type: Text | None = Field(default=None, description="The annotator that makes the control map")
+    controlnet_conditioning_scale: Scales = Field(default=(1.0,), description="0 to 20")
+    strength: Annotated[Number, between(0, 1)] = Field(default=1.0, description="0 to 1; 1 ignores the init image")
+
+
+class UpscaleBody(JobBody):
+    """What /sd/upscale reads."""
+
+    url: LongText = Field(validation_alias=AliasChoices("url", "init_image"), description="http(s) URL, data: URL or base64")
+    scale: Annotated[Number, between(1, MAX_UPSCALE)] = Field(default=2, description="1 to 4")
+    model_id: Text | None = Field(default=None, description="Id of the upscaling model")
+
+
 class FetchBody(WireBody):
     """What /sd/fetch reads; only documentation, because a malformed id is answered like an unknown one."""
 
     id: int
 
 
-def parse_txt2img(body: Mapping[str, object], *, max_side_px: int) -> Asked:
+def parse_txt2img(body: Mapping[str, object], limits: ReadLimits) -> Asked:
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
-        read = Txt2ImgBody.model_validate(body, context={"max_side_px": max_side_px})
-    return _asked(read, max_side_px)
+        read = Txt2ImgBody.model_validate(body, context={"max_side_px": limits.max_side_px})
+    return _asked("txt2img", read, limits)
 
 
-def parse_img2img(body: Mapping[str, object], *, max_side_px: int) -> Asked:
+def parse_img2img(body: Mapping[str, object], limits: ReadLimits) -> Asked:
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
-        read = Img2ImgBody.model_validate(body, context={"max_side_px": max_side_px})
-    return _asked(read, max_side_px)
+        read = Img2ImgBody.model_validate(body, context={"max_side_px": limits.max_side_px})
+    pictures = (Picture("init_image", "init_image", read.init_image.strip()),)
+    return replace(_asked("img2img", read, limits), pictures=pictures, strength=read.strength)
+
+
+def parse_controlnet(body: Mapping[str, object], limits: ReadLimits) -> Asked:
+    """Raises InvalidRequest with the client's own field names."""
+    with rejecting():
+        read = ControlNetBody.model_validate(body, context={"max_side_px": limits.max_side_px})
+    given: tuple[tuple[PictureRole, str | None], ...] = (
+        ("init_image", read.init_image),
+        ("control_image", read.control_image),
+        ("mask_image", read.mask_image),
+    )
+    return replace(
+        _asked("controlnet", read, limits),
+        pictures=tuple(Picture(role, role, source.strip()) for role, source in given if source is not None),
+        strength=read.strength,
+        controlnet_models=read.controlnet_model,
+        controlnet_type=read.controlnet_type,
+        auto_hint=read.controlnet_type is not None,
+        conditioning_scales=scale_per_net(len(read.controlnet_model), read.controlnet_conditioning_scale),
+    )
+
+
+def parse_upscale(body: Mapping[str, object], limits: ReadLimits) -> Asked:  # noqa: ARG001 - what every endpoint is given
+    """Raises InvalidRequest with the client's own field names."""
+    with rejecting():
+        read = UpscaleBody.model_validate(body)
+    picture = Picture("init_image", spelt(body, ("url", "init_image")), read.url.strip())
+    return Asked(
+        kind="upscale",
+        endpoint="upscale",
+        pictures=(picture,),
+        scale=read.scale,
+        model_id=read.model_id,
+        webhook=read.webhook,
+        instant_response=read.instant_response,
+        echo={"track_id": read.track_id},
+    )
 
 
 def parse_fetch(body: Mapping[str, object]) -> int | None:
-    """The id that is asked for; None when it can't be one, which gets the answer of an unknown id."""
-    return job_id_of(body.get("id"))
+    """See Dialect. `request_id` is what the other services called it."""
+    return job_id_of(body.get("id", body.get("request_id")))
 
 
-def output_name(index: int, token: str) -> str:
+def output_names(asked: Asked, token: str, now: datetime) -> tuple[str, ...]:
     """See Dialect."""
-    return f"sd/{index}-{token}.png"
+    if asked.kind == "upscale":
+        return (f"generations/{int(now.timestamp())}_{token}_out.png",)
+    return tuple(f"sd/{index}-{token}.png" for index in range(asked.samples))
 
 
 def render_job(job: Job, *, eta_s: float) -> Rendered:
     """See Dialect."""
     if job.status is JobStatus.SUCCEEDED:
+        if isinstance(job.request, Upscale):
+            return Rendered(200, {"generationTime": _seconds(job), "id": job.id, "output": output_links(job)[0], "status": "success"})
         return Rendered(
             200,
-            {
-                "status": "success",
-                "generationTime": float(job.generation_time_s or 0),
-                "id": job.id,
-                "output": _links(job),
-                "meta": _meta(job),
-            },
+            {"status": "success", "generationTime": _seconds(job), "id": job.id, "output": output_links(job), "meta": _meta(job)},
         )
     if job.status.is_final:
-        return _failed(job)
+        return answers.render_failed(job)
     # "messege" is the hosted API's spelling; clients match on it.
-    estimated = "Try to fetch request after seconds estimated"
-    return Rendered(
-        200,
-        {"status": "processing", "eta": _eta(eta_s), "id": job.id, "messege": estimated, "message": estimated, "meta": _meta(job)},
-    )
+    waiting: dict[str, JsonValue] = {"status": "processing", "eta": answers.eta_number(eta_s), "id": job.id}
+    waiting |= {"messege": answers.ESTIMATED, "message": answers.ESTIMATED}
+    return Rendered(200, waiting if isinstance(job.request, Upscale) else waiting | {"meta": _meta(job)})
 
 
 def render_fetch(job: Job, *, eta_s: float) -> Rendered:
     """See Dialect."""
     if job.status is JobStatus.SUCCEEDED:
         if job.files_removed:
-            removed = "The images of this request were removed after the retention time."
-            return Rendered(400, _failed_body(job, message=removed, reason=removed))
-        return Rendered(200, {"status": "success", "id": job.id, "output": _links(job)})
+            return answers.render_removed(job)
+        return Rendered(200, {"status": "success", "id": job.id, "output": output_links(job)})
     if job.status.is_final:
-        return _failed(job)
-    pending = "Request processing"
-    return Rendered(200, {"status": "processing", "id": job.id, "output": [], "messege": pending, "message": pending, "eta": _eta(eta_s)})
+        return answers.render_failed(job)
+    pending: dict[str, JsonValue] = {"status": "processing", "id": job.id, "output": []}
+    return Rendered(200, pending | {"messege": answers.PENDING, "message": answers.PENDING, "eta": answers.eta_number(eta_s)})
 
 
 def render_error(error: SdapiError) -> Rendered:
     """See Dialect."""
-    match error:
-        case InvalidRequest(problems=problems):
-            return Rendered(400, _error_body({name: list(sentences) for name, sentences in problems.items()}))
-        case NotAuthorised():
-            tip = "Send an API key of this server in the X-API-KEY header, as Authorization: Bearer, or as key in the body."
-            return Rendered(401, _error_body("Invalid Api Key", tip=tip))
-        case ModelNotFound(available=available):
-            return Rendered(400, _error_body("Model id not found", tip=_models_tip(available)))
-        case JobNotFound():
-            return render_message(400, "Id not found")
-        case QueueFull(retry_after_s=retry_after_s):
-            tips = f"The server has as many requests as it takes at once, please wait for {retry_after_s} seconds and try again"
-            return Rendered(429, _error_body("Rate limit exceeded", tips=tips), {"Retry-After": str(retry_after_s)})
-        case PictureUnavailable():
-            return render_message(400, "Image not found")
-        case _:
-            return render_message(500, "The server could not serve this request")
+    return answers.render_error(error, key_tip=_KEY_TIP, id_not_found_status=400)
 
 
 def render_message(status: int, message: str, *, request_id: str | None = None) -> Rendered:
     """See Dialect."""
-    extra: dict[str, JsonValue] = {} if request_id is None else {"request_id": request_id}
-    return Rendered(status, _error_body(message, **extra))
+    return answers.render_message(status, message, request_id=request_id)
 
 
-def _asked(body: Txt2ImgBody, max_side_px: int) -> Asked:
-    side_px = min(_DEFAULT_SIDE_PX, max_side_px // 8 * 8)
-    is_img2img = isinstance(body, Img2ImgBody)
+ENDPOINTS = (
+    Endpoint("/sd/txt2img", "txt2img", Txt2ImgBody, parse_txt2img, "Draw what the prompt says.", sample="txt2img"),
+    Endpoint("/sd/img2img", "img2img", Img2ImgBody, parse_img2img, "Draw what the prompt says, starting from a picture.", sample="img2img"),
+    Endpoint(
+        "/sd/controlnet", "controlnet", ControlNetBody, parse_controlnet, "Draw with a picture leading the structure.", sample="controlnet"
+    ),
+    Endpoint("/sd/upscale", "upscale", UpscaleBody, parse_upscale, "Make a picture larger.", sample="upscale"),
+)
+FETCH_PATHS = (FetchPath("/sd/fetch"),)
+
+
+def _asked(kind: Kind, body: Txt2ImgBody, limits: ReadLimits) -> Asked:
+    side_px = min(_DEFAULT_SIDE_PX, limits.max_side_px // 8 * 8)
     return Asked(
-        kind="img2img" if is_img2img else "txt2img",
+        kind=kind,
+        endpoint=kind,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
         model_id=None if body.model_id is None else body.model_id.strip(),
@@ -157,65 +253,39 @@ def _asked(body: Txt2ImgBody, max_side_px: int) -> Asked:
         steps=body.num_inference_steps,
         default_steps=_DEFAULT_STEPS,
         guidance_scale=body.guidance_scale,
-        strength=body.strength if isinstance(body, Img2ImgBody) else 0.8,
-        init_image=body.init_image.strip() if isinstance(body, Img2ImgBody) else None,
         lora_models=body.lora_model,
-        lora_strengths=_strength_per_lora(body),
+        lora_strengths=strength_per_lora(len(body.lora_model), body.lora_strength),
+        webhook=body.webhook,
+        instant_response=body.instant_response,
+        echo={"track_id": body.track_id},
     )
-
-
-def _strength_per_lora(body: Txt2ImgBody) -> tuple[float, ...]:
-    strengths, loras = body.lora_strength or (1.0,), len(body.lora_model)
-    if len(strengths) == 1 or not loras:
-        return strengths[:1] * loras
-    if len(strengths) != loras:
-        raise InvalidRequest.of("lora_strength", f"The lora_strength must be one number, or {loras}: one for each lora_model.")
-    return strengths
 
 
 def _meta(job: Job) -> dict[str, JsonValue]:
     request = job.request
-    meta: dict[str, JsonValue] = {
-        "prompt": request.prompt,
-        "model_id": job.echo.get("model_id", request.checkpoint),
-        "negative_prompt": request.negative_prompt,
-    }
+    if isinstance(request, Upscale):
+        return {}
+    meta: dict[str, JsonValue] = {"prompt": request.prompt, "model_id": job.echo.get("model_id", request.checkpoint)}
+    if isinstance(request, ControlNet):
+        models = ",".join(request.controlnet_models)
+        meta |= {"controlnet_model": models, "controlnet_type": request.controlnet_type or models}
+    meta["negative_prompt"] = request.negative_prompt
     if isinstance(request, Img2Img):
-        meta |= {"init_image": _link(job, request.init_image), "strength": request.strength}
+        meta |= {"init_image": own_link(job, request.init_image), "strength": request.strength}
+    if isinstance(request, ControlNet):
+        meta |= {
+            "guess_mode": "yes" if request.guess_mode else "no",
+            "init_image": _input_link(job, request.init_image),
+            "control_image": _input_link(job, request.control_image),
+            "mask_image": _input_link(job, request.mask_image),
+            "strength": f"{request.strength:g}",  # a string on the wire here, and only here
+        }
     return meta | {"W": request.width, "H": request.height, "seed": request.seed, "steps": request.steps, "lora": ""}
 
 
-def _link(job: Job, name: str) -> str:
-    return f"{job.public_url}/images/{name}"
+def _input_link(job: Job, name: str | None) -> str:
+    return "" if name is None else own_link(job, name)
 
 
-def _links(job: Job) -> list[JsonValue]:
-    return [_link(job, name) for name in job.output_names]
-
-
-def _eta(eta_s: float) -> float:
-    return round(max(float(eta_s), 0.0), 2)
-
-
-def _failed(job: Job) -> Rendered:
-    # The documented shape leaves "id" and "output" empty and came with 200; what a person needs to know is added.
-    if job.status is JobStatus.CANCELLED:
-        cancelled = "The request was cancelled."
-        return Rendered(200, _failed_body(job, message=cancelled, reason=cancelled))
-    return Rendered(200, _failed_body(job, message="Failed, Try Again", reason=job.error or "The drawing failed."))
-
-
-def _failed_body(job: Job, *, message: str, reason: str) -> dict[str, JsonValue]:
-    return {"status": "failed", "id": "", "message": message, "messege": message, "output": "", "request_id": job.id, "error": reason}
-
-
-def _error_body(message: JsonValue, **extra: JsonValue) -> dict[str, JsonValue]:
-    # Some clients read only the misspelt key, some only the right one.
-    return {"status": "error", "message": message, "messege": message, **extra}
-
-
-def _models_tip(available: tuple[str, ...]) -> str:
-    if not available:
-        return "There are no models on this server."
-    named = ", ".join(available[:_MODELS_NAMED]) + (", ..." if len(available) > _MODELS_NAMED else "")
-    return f"Models on this server: {named}. Without model_id its default model draws."
+def _seconds(job: Job) -> float:
+    return float(job.generation_time_s or 0)

@@ -9,22 +9,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX
+from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX, SchedulerName
 
 MAX_TEXT_CHARS = 20_000
 """Longest prompt or id: far above what anybody writes, far below what would keep the text encoder busy for minutes."""
 MAX_LORA_STRENGTH = 2.0
+MAX_CONDITIONING_SCALE = 20.0
 
 REFUSED = "wire_refused"
 """The pydantic error type of every refusal made here."""
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
+_MAX_SCALAR = 2**63
+_SCHEDULERS = {name.value.lower(): name for name in SchedulerName}
 _YES = frozenset({"yes", "true", "1", "y", "on"})
 _NO = frozenset({"no", "false", "0", "n", "off"})
 
@@ -87,8 +90,39 @@ def _text_list(value: object) -> tuple[str, ...]:
     return tuple(_short(_text(part).strip()) for part in _parts(value))
 
 
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise PydanticCustomError(REFUSED, "must name at least one")
+    return value
+
+
 def _number_list(value: object) -> tuple[float, ...]:
     return tuple(_number(part) for part in _parts(value))
+
+
+def _scheduler(value: object) -> SchedulerName:
+    name = _SCHEDULERS.get(value.strip().lower()) if isinstance(value, str) else None
+    if name is None:
+        raise PydanticCustomError(REFUSED, "must be one of {names}", {"names": ", ".join(SchedulerName)})
+    return name
+
+
+def _times(value: object) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool) and (text := str(value).strip()) in ("1", "2", "3"):
+        return text
+    try:
+        return "yes" if _yes_no(value) else "no"
+    except PydanticCustomError:
+        raise PydanticCustomError(REFUSED, "must be yes, no, 1, 2 or 3") from None
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, str):
+        return _short(_text(value))
+    # Larger numbers, and the infinity that JSON's 1e999 is read as, can't be told again in every database and every client.
+    if isinstance(value, bool | int | float) and abs(value) < _MAX_SCALAR:
+        return value
+    raise PydanticCustomError(REFUSED, "must be a string or a number")
 
 
 def _check_range(value: float, low: float, high: float) -> None:
@@ -106,10 +140,15 @@ def between(low: float, high: float) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _each_strength(values: tuple[float, ...]) -> tuple[float, ...]:
-    for value in values:
-        _check_range(value, 0, MAX_LORA_STRENGTH)
-    return values
+def each_between(low: float, high: float) -> AfterValidator:
+    """Refuse a list with a number outside low..high, both allowed, naming them."""
+
+    def check(values: tuple[float, ...]) -> tuple[float, ...]:
+        for value in values:
+            _check_range(value, low, high)
+        return values
+
+    return AfterValidator(check)
 
 
 def _side_px(value: int, info: ValidationInfo) -> int:
@@ -138,6 +177,8 @@ LongText = Annotated[str, BeforeValidator(_text)]
 """Text of any length: links and pictures as base64."""
 Text = Annotated[LongText, AfterValidator(_short)]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_text_list)]
+Names = Annotated[TextList, AfterValidator(_some)]
+"""A list that names at least one thing."""
 NumberList = Annotated[tuple[float, ...], BeforeValidator(_number_list)]
 
 SidePx = Annotated[WholeNumber, AfterValidator(_side_px)]
@@ -145,7 +186,14 @@ SidePx = Annotated[WholeNumber, AfterValidator(_side_px)]
 Seed = Annotated[int | None, AfterValidator(_seed), BeforeValidator(_whole_number)]
 """None stands for a random one, which clients spell -1."""
 Steps = Annotated[WholeNumber, AfterValidator(_steps)]
-Strengths = Annotated[NumberList, AfterValidator(_each_strength)]
+Strengths = Annotated[NumberList, each_between(0, MAX_LORA_STRENGTH)]
+Scales = Annotated[NumberList, each_between(0, MAX_CONDITIONING_SCALE)]
+"""How strongly control nets lead: one for all, or one each."""
+Scheduler = Annotated[SchedulerName, BeforeValidator(_scheduler)]
+Times = Annotated[Literal["no", "yes", "1", "2", "3"], BeforeValidator(_times)]
+"""What pictures are enlarged by at the end: yes means twice, and the number 1 leaves them as they are."""
+Scalar = Annotated[Any, BeforeValidator(_scalar)]
+"""Text, a number or a boolean, kept in the type it came in."""
 
 
 class WireBody(BaseModel):
@@ -155,6 +203,8 @@ class WireBody(BaseModel):
 
     null_is_a_word_in: ClassVar[frozenset[str]] = frozenset({"prompt"})
     """Fields in which the string "null" is taken as written."""
+    absent_words: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Further spellings of "not given", in lower case, by field."""
 
     @model_validator(mode="before")
     @classmethod
@@ -167,5 +217,6 @@ class WireBody(BaseModel):
     def _is_absent(cls, name: object, value: object) -> bool:
         if isinstance(value, str):
             word = value.strip().lower()
-            return not word or (word == "null" and name not in cls.null_is_a_word_in)
-        return value is None
+            return not word or (word == "null" and name not in cls.null_is_a_word_in) or word in cls.absent_words.get(str(name), ())
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return value is None or (is_number and value == 0 and "0" in cls.absent_words.get(str(name), ()))

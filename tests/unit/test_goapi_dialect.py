@@ -1,26 +1,22 @@
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sdapi.dialects import goapi
-from sdapi.dialects.base import Asked, Dialect, Rendered
+from sdapi.dialects.base import Asked, Dialect, Picture, ReadLimits, Rendered, webhook_body
 from sdapi.domain.errors import ImageRefused, InvalidRequest, JobNotFound, ModelNotFound, NotAuthorised, QueueFull, SdapiError
 from sdapi.domain.job import JobStatus
 
+from . import hosted_jobs
 from .fakes_http import a_job, an_img2img
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "goapi"
-PENDING = [JobStatus.QUEUED, JobStatus.RUNNING]
+from .hosted_jobs import ABSENT, LIMITS, NOW, PENDING, TOKEN, differences, sample_job
 
 
 def golden(name: str) -> dict[str, Any]:
-    sample: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
-    return sample
+    return hosted_jobs.golden("goapi", name)
 
 
 def shape(value: object) -> object:
@@ -31,7 +27,7 @@ def shape(value: object) -> object:
 
 
 def parse(**changes: object) -> Asked:
-    return goapi.parse_txt2img({"prompt": "a cat", **changes}, max_side_px=1024)
+    return goapi.parse_txt2img({"prompt": "a cat", **changes}, LIMITS)
 
 
 def problems_of(**changes: object) -> dict[str, list[str]]:
@@ -42,27 +38,103 @@ def problems_of(**changes: object) -> dict[str, list[str]]:
 
 def test_the_module_is_a_dialect() -> None:
     dialect: Dialect = goapi
-    assert dialect.output_name(0, "6b2f") == "sd/0-6b2f.png"
+    assert dialect.output_names(parse(samples=2), "6b2f", NOW) == ("sd/0-6b2f.png", "sd/1-6b2f.png")
 
 
 def test_the_documented_txt2img_request_is_read() -> None:
     sample = golden("txt2img_request")
 
-    assert goapi.parse_txt2img(sample, max_side_px=1024) == Asked(
-        kind="txt2img", prompt="a cat", negative_prompt=sample["negative_prompt"], model_id="midjourney", width=512, height=512
+    assert goapi.parse_txt2img(sample, LIMITS) == Asked(
+        kind="txt2img",
+        endpoint="txt2img",
+        prompt="a cat",
+        negative_prompt=sample["negative_prompt"],
+        model_id="midjourney",
+        width=512,
+        height=512,
+        echo={"track_id": None},
     )
 
 
 def test_the_documented_img2img_request_is_read() -> None:
     sample = golden("img2img_request")
 
-    asked = goapi.parse_img2img(sample, max_side_px=1024)
+    asked = goapi.parse_img2img(sample, LIMITS)
 
-    assert (asked.kind, asked.init_image, asked.strength, asked.model_id) == ("img2img", sample["init_image"], 0.8, "anything-v5")
+    assert (asked.kind, asked.strength, asked.model_id) == ("img2img", 0.8, "anything-v5")
+    assert asked.pictures == (Picture("init_image", "init_image", sample["init_image"]),)
+
+
+def test_the_documented_controlnet_request_is_read() -> None:
+    sample = golden("controlnet_request")
+
+    asked = goapi.parse_controlnet(sample, LIMITS)
+
+    assert (asked.kind, asked.model_id, asked.strength, asked.conditioning_scales) == ("controlnet", "ghostmix", 0.8, (1.0,))
+    assert (asked.controlnet_models, asked.controlnet_type, asked.auto_hint) == (("canny",), "canny", True)
+    assert [(picture.role, picture.source) for picture in asked.pictures] == [
+        (role, sample[role]) for role in ("init_image", "control_image", "mask_image")
+    ]
+
+
+def test_a_control_net_without_a_type_is_given_a_finished_map() -> None:
+    assert goapi.parse_controlnet(golden("controlnet_request") | {"controlnet_type": None}, LIMITS).auto_hint is False
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        ({"init_image": None}, {"init_image": ["The init_image field is required."]}),
+        ({"controlnet_model": ""}, {"controlnet_model": ["The controlnet_model field is required."]}),
+        ({"controlnet_model": ","}, {"controlnet_model": ["The controlnet_model must name at least one."]}),
+        (
+            {"controlnet_conditioning_scale": 21},
+            {"controlnet_conditioning_scale": ["The controlnet_conditioning_scale must be between 0 and 20."]},
+        ),
+        (
+            {"controlnet_conditioning_scale": "1,1,1", "controlnet_model": "canny,depth"},
+            {
+                "controlnet_conditioning_scale": [
+                    "The controlnet_conditioning_scale must be one number, or 2: one for each controlnet_model."
+                ]
+            },
+        ),
+    ],
+)
+def test_a_control_net_request_that_can_not_be_read_says_why(change: dict[str, object], problems: dict[str, list[str]]) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        goapi.parse_controlnet(golden("controlnet_request") | change, LIMITS)
+    assert refusal.value.problems == problems
+
+
+def test_the_documented_upscale_request_is_read() -> None:
+    sample = golden("upscale_request")
+
+    assert goapi.parse_upscale(sample, LIMITS) == Asked(
+        kind="upscale",
+        endpoint="upscale",
+        pictures=(Picture("init_image", "url", sample["url"]),),
+        scale=2.0,
+        echo={"track_id": None},
+    )
+
+
+def test_an_upscale_may_name_its_picture_as_the_other_calls_do() -> None:
+    (picture,) = goapi.parse_upscale({"init_image": "http://there/a.png"}, LIMITS).pictures
+    assert picture == Picture("init_image", "init_image", "http://there/a.png")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"), [({}, "url"), ({"url": "http://there/a.png", "scale": 5}, "scale"), ({"url": "u", "scale": "x"}, "scale")]
+)
+def test_an_upscale_that_can_not_be_read_names_the_field(body: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        goapi.parse_upscale(body, LIMITS)
+    assert list(refusal.value.problems) == [field]
 
 
 def test_a_prompt_is_enough() -> None:
-    assert parse() == Asked(kind="txt2img", prompt="a cat", default_steps=30)
+    assert parse() == Asked(kind="txt2img", endpoint="txt2img", prompt="a cat", default_steps=30, echo={"track_id": None})
 
 
 def test_a_form_in_which_everything_is_a_string_is_read() -> None:
@@ -88,21 +160,21 @@ def test_a_seed_that_is_not_given_is_random(absent: object) -> None:
 
 
 def test_the_default_side_shrinks_with_the_largest_allowed() -> None:
-    asked = goapi.parse_txt2img({"prompt": "a"}, max_side_px=260)
+    asked = goapi.parse_txt2img({"prompt": "a"}, ReadLimits(max_side_px=260))
     assert (asked.width, asked.height) == (256, 256)
 
 
 @pytest.mark.parametrize("absent", [{}, {"prompt": None}, {"prompt": ""}, {"prompt": " \n"}])
 def test_a_prompt_is_required(absent: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        goapi.parse_txt2img(absent, max_side_px=1024)
+        goapi.parse_txt2img(absent, LIMITS)
     assert refusal.value.problems == {"prompt": ["The prompt field is required."]}
 
 
 @pytest.mark.parametrize("absent", [{}, {"init_image": None}, {"init_image": "null"}])
 def test_img2img_needs_an_init_image(absent: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        goapi.parse_img2img({"prompt": "a"} | absent, max_side_px=1024)
+        goapi.parse_img2img({"prompt": "a"} | absent, LIMITS)
     assert refusal.value.problems == {"init_image": ["The init_image field is required."]}
 
 
@@ -189,6 +261,27 @@ def test_img2img_success_has_the_documented_shape() -> None:
     meta = rendered.body["meta"]
     assert isinstance(meta, dict)
     assert (meta["init_image"], meta["strength"]) == ("http://here/images/inputs/i.png", 0.8)
+
+
+def test_upscale_success_has_the_documented_shape() -> None:
+    rendered = goapi.render_job(sample_job(goapi, "/sd/upscale"), eta_s=0)
+
+    assert shape(rendered.body) == shape(golden("upscale_success"))
+    assert rendered.body["output"] == f"http://here/images/generations/{int(NOW.timestamp())}_{TOKEN}_out.png"
+
+
+def test_a_control_net_in_work_has_the_documented_shape() -> None:
+    job = sample_job(goapi, "/sd/controlnet", status=JobStatus.QUEUED)
+    body = goapi.render_job(job, eta_s=65.3969803776).body
+
+    assert differences(golden("controlnet_processing"), body) == {"message": (ABSENT, "str")}
+    assert isinstance(body["meta"], dict)
+    assert (body["meta"]["strength"], body["meta"]["guess_mode"]) == ("0.8", "no")
+
+
+def test_a_webhook_about_an_upscale_has_no_meta() -> None:
+    told = webhook_body(goapi, sample_job(goapi, "/sd/upscale"))
+    assert (told["status"], told["track_id"], "meta" in told) == ("success", None, False)
 
 
 @pytest.mark.parametrize("status", PENDING)

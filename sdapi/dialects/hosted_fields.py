@@ -1,0 +1,152 @@
+"""The request bodies of stablediffusionapi.com, alike in v3 to v6 and enterprise: one for each kind of job.
+
+All fields are read everywhere, because clients move between the versions without changing what they send. Every number may be a
+string, every yes/no a boolean; null, "" and "null" mean not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AliasChoices, Field
+
+from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, MAX_VIDEO_SECONDS
+
+from .wire_types import (
+    LongText,
+    Names,
+    Number,
+    Scalar,
+    Scales,
+    Scheduler,
+    Seed,
+    SidePx,
+    Steps,
+    Strengths,
+    Text,
+    TextList,
+    Times,
+    WholeNumber,
+    WireBody,
+    YesNo,
+    between,
+)
+
+_PICTURE = "http(s) URL, data: URL or base64"
+Strength = Annotated[Number, between(0, 1)]
+
+
+class JobBody(WireBody):
+    """What every call that makes a job reads."""
+
+    absent_words: ClassVar[Mapping[str, frozenset[str]]] = {
+        "webhook": frozenset({"0"}),
+        "embeddings_model": frozenset({"no"}),
+        "embeddings": frozenset({"no"}),
+    }
+
+    key: Any = Field(default=None, description="API key; the headers X-API-KEY and Authorization: Bearer are read, too")
+    webhook: Text | None = Field(default=None, description="URL that is POSTed to when the job has ended")
+    track_id: Scalar = Field(default=None, description="Told to the webhook in the type it came in")
+    base64: YesNo = Field(default=False, description="Whether the output is a text file of base64")
+    temp: YesNo = Field(default=False, description="Whether the output is kept for a day only")
+    instant_response: YesNo = Field(default=False, description="Whether to be answered at once instead of held until the output is there")
+
+
+class DrawingBody(JobBody):
+    """What every call that draws reads."""
+
+    model_id: Text | None = None
+    prompt: Text
+    negative_prompt: Text = ""
+    width: SidePx | None = Field(default=None, description="64 to 1024 (a setting), rounded down to a multiple of 8; default 512")
+    height: SidePx | None = Field(default=None, description="As width")
+    samples: Annotated[WholeNumber, between(1, MAX_SAMPLES)] = Field(default=1, description="1 to 4")
+    num_inference_steps: Steps | None = Field(
+        default=None, validation_alias=AliasChoices("num_inference_steps", "steps"), description="1 to 51; more is lowered"
+    )
+    guidance_scale: Annotated[Number, between(1, 20)] | None = Field(
+        default=None, validation_alias=AliasChoices("guidance_scale", "guidance"), description="1 to 20; default 7.5"
+    )
+    seed: Seed = Field(default=None, description="0 to 4294967295; null or -1 for a random one")
+    enhance_prompt: YesNo = Field(default=True, description="Whether the model's own enhancement words are appended")
+    safety_checker: YesNo | None = None
+    safety_checker_type: Text | None = None
+    multi_lingual: YesNo = Field(default=False, description="Whether the prompt is translated into English first")
+    panorama: YesNo = False
+    self_attention: YesNo = False
+    highres_fix: YesNo = False
+    upscale: Times = Field(default="no", description="yes doubles the finished picture; 1, 2 and 3 are factors")
+    embeddings_model: TextList = Field(
+        default=(), validation_alias=AliasChoices("embeddings_model", "embeddings"), description="Ids, separated by commas"
+    )
+    lora_model: TextList = Field(default=(), validation_alias=AliasChoices("lora_model", "lora"), description="Ids, separated by commas")
+    lora_strength: Strengths = Field(default=(), description="One number for all, or as many as there are in lora_model")
+    scheduler: Scheduler | None = Field(default=None, description="Without it the model's own")
+    algorithm_type: Any = Field(default=None, description="Taken, without effect")
+    use_karras_sigmas: YesNo | None = Field(default=None, description="Without it as the model's own scheduler has it")
+    tomesd: YesNo | None = Field(default=None, description="Taken and repeated, without effect")
+    clip_skip: Annotated[WholeNumber, between(1, 8)] = Field(
+        default=1, validation_alias=AliasChoices("clip_skip", "clipskip"), description="1 to 8; 1 uses the last layer"
+    )
+    vae: Text | None = None
+    loadbalancer: Any = Field(default=None, description="Taken, without effect: the queue shares the devices out")
+
+
+class Img2ImgBody(DrawingBody):
+    """What calls that start from a picture read besides."""
+
+    init_image: LongText = Field(description=_PICTURE)
+    strength: Strength = Field(
+        default=0.7, validation_alias=AliasChoices("strength", "prompt_strength"), description="0 to 1; 1 ignores the init image"
+    )
+
+
+class InpaintBody(Img2ImgBody):
+    """What calls that redraw a part of a picture read besides."""
+
+    mask_image: LongText = Field(description=_PICTURE + "; white is drawn anew")
+
+
+class ControlNetBody(DrawingBody):
+    """What calls that are led by control nets read besides. One of `init_image` and `control_image` must be there."""
+
+    prompt: Text = Field(default="", description="Required unless guess_mode is yes")
+    init_image: LongText | None = Field(default=None, description=_PICTURE)
+    control_image: LongText | None = Field(default=None, description=_PICTURE + "; without it init_image leads")
+    mask_image: LongText | None = Field(default=None, description=_PICTURE)
+    controlnet_model: Names = Field(description="Ids, separated by commas")
+    controlnet_type: Text | None = Field(default=None, description="The annotator that makes the control map; without it the image is one")
+    auto_hint: YesNo | None = Field(default=None, description="Whether the annotator is run; default yes, and no in enterprise")
+    guess_mode: YesNo = False
+    controlnet_conditioning_scale: Scales = Field(default=(1.0,), description="0 to 20; one number, or one for each controlnet_model")
+    strength: Strength = Field(
+        default=0.55, validation_alias=AliasChoices("strength", "prompt_strength"), description="0 to 1; 1 ignores the init image"
+    )
+
+
+class VideoBody(DrawingBody):
+    """What calls that make a film read besides."""
+
+    seconds: Annotated[Number, between(1, MAX_VIDEO_SECONDS)] = Field(default=3, description="1 to 20")
+
+
+class UpscaleBody(JobBody):
+    """What calls that make a picture larger read."""
+
+    names_of_picture: ClassVar[tuple[str, ...]] = ("url", "init_image")
+    """The fields the picture may come in; a refusal uses the one that came."""
+
+    model_id: Text | None = Field(default=None, description="Id of the upscaling model; default realesr-general-x4v3")
+    url: LongText = Field(validation_alias=AliasChoices("url", "init_image"), description=_PICTURE)
+    scale: Annotated[Number, between(1, MAX_UPSCALE)] = Field(default=2, description="1 to 4")
+    face_enhance: YesNo = False
+
+
+class EditingUpscaleBody(UpscaleBody):
+    """The same as v6 spells it."""
+
+    names_of_picture: ClassVar[tuple[str, ...]] = ("init_image", "url")
+
+    url: LongText = Field(validation_alias=AliasChoices("init_image", "url"), description=_PICTURE)
