@@ -1,77 +1,23 @@
-"""Where pictures are kept: a folder of files that appear whole or not at all."""
+"""Pictures in a folder: files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
-import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
-from sdapi.domain.errors import PictureUnavailable, SdapiError
+from sdapi.domain.errors import PictureUnavailable
 
-_NAME = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,127}(?:/[a-z0-9_-][a-z0-9_.-]{0,127}){0,2}")
+from .base import StorageError, checked_name, is_name
+
 _TEMPORARY_PREFIX = ".saving-"
 _LEFTOVER_AFTER_S = 3600.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-_MEDIA_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".mp4": "video/mp4",
-    ".base64": "text/plain; charset=us-ascii",
-}
-
-
-class StorageError(SdapiError):
-    """A picture could not be written, read or removed. `disk_full` tells whether making room would help."""
-
-    def __init__(self, sentence: str, *, disk_full: bool = False) -> None:
-        self.disk_full = disk_full
-        super().__init__(sentence)
-
-
-def is_name(name: str) -> bool:
-    """Whether `name` may name a picture: up to 3 segments of lower-case letters, digits, `-`, `_`, `.`, none starting with a dot."""
-    return _NAME.fullmatch(name) is not None
-
-
-def media_type(name: str) -> str:
-    """Content type by the name's suffix."""
-    return _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
-
-
-class Storage(Protocol):
-    """Keeps pictures by name (`sd/0-<uuid>.png`); see is_name for what a name may be."""
-
-    async def save(self, name: str, data: bytes) -> None:
-        """Keep `data`, replacing what had the name; once this returns it survives a power cut.
-
-        Raises StorageError, and ValueError for a bad name.
-        """
-
-    async def load(self, name: str) -> bytes:
-        """The whole picture. Raises PictureUnavailable when there is none (a bad name included), StorageError when it can't be read."""
-
-    async def exists(self, name: str) -> bool:
-        """Whether a picture has the name; False for a bad name."""
-
-    async def delete(self, name: str) -> None:
-        """Remove the picture; fine if there is none. Raises StorageError, ValueError for a bad name."""
-
-    async def path(self, name: str) -> Path | None:
-        """The file to serve, or None when there is none (a bad name included) or pictures are not files here."""
-
-    async def free_bytes(self) -> int:
-        """Room left for pictures."""
 
 
 class LocalStorage:
@@ -86,7 +32,7 @@ class LocalStorage:
 
     async def save(self, name: str, data: bytes) -> None:
         """See Storage."""
-        await asyncio.to_thread(self._save, _checked(name), data)
+        await asyncio.to_thread(self._save, checked_name(name), data)
 
     async def load(self, name: str) -> bytes:
         """See Storage."""
@@ -98,11 +44,19 @@ class LocalStorage:
 
     async def delete(self, name: str) -> None:
         """See Storage."""
-        await asyncio.to_thread(self._delete, _checked(name))
+        await asyncio.to_thread(self._delete, checked_name(name))
 
     async def path(self, name: str) -> Path | None:
         """See Storage."""
         return await asyncio.to_thread(self._find, name)
+
+    async def link(self, name: str) -> str | None:  # noqa: ARG002
+        """See Storage: the server hands out its files itself."""
+        return None
+
+    async def public_base(self) -> str | None:
+        """See Storage."""
+        return None
 
     async def free_bytes(self) -> int:
         """See Storage. Raises StorageError."""
@@ -188,12 +142,6 @@ class LocalStorage:
         except (OSError, RuntimeError):  # RuntimeError: links in a circle
             return None
         return path if path.is_file() and path.is_relative_to(self._root) else None
-
-
-def _checked(name: str) -> str:
-    if not is_name(name):
-        raise ValueError(f"not a name for a picture: {name!r}")
-    return name
 
 
 def _write_durably(path: Path, data: bytes) -> None:
