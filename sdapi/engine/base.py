@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
+from sdapi.domain.generation import AnyRequest, SchedulerName
 from sdapi.domain.progress import Progress
 
 
@@ -18,7 +18,7 @@ class Work:
     """One job for the engine, with everything it needs: no engine reads the database or storage."""
 
     job_id: int
-    request: Txt2Img | Img2Img
+    request: AnyRequest
     init_image: Image.Image | None = None
     """RGB, of the request's size."""
 
@@ -59,6 +59,15 @@ class Engine(Protocol):
 
         `report` is called on the event loop. `cancelled` is looked at between steps. Raises only when the engine itself is broken.
         """
+
+    async def preview(self, job_id: int) -> Image.Image | None:
+        """A small RGB picture of what the job's first sample is becoming, made at its next step; None when it isn't being drawn here.
+
+        Never changes nor fails the drawing.
+        """
+
+    async def clear_caches(self) -> int:
+        """Forget models nobody uses and whatever else can be made again; how many bytes that freed. Drawing goes on."""
 
     def room(self) -> int:
         """How many more pictures can be in flight now."""

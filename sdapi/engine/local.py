@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Catalog
-from sdapi.domain.generation import SchedulerName
+from sdapi.domain.errors import ModelNotFound
+from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
+from sdapi.domain.models_in_memory import ModelsInMemory
 
+from .availability import missing
 from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
+from .load_times import EngineState, ready_in_s
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sdapi.pipelines.loop import DrawingLoop, Result
 
 _log = logging.getLogger(__name__)
@@ -43,12 +50,18 @@ class LocalEngine:
         self._pending: set[asyncio.Future[Result | None]] = set()
         self._problem: str | None = None
         self._stopping = False
+        self._opening_since_s: float | None = None
+        self._sizes: dict[str, int] = {}
 
     async def draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
         """See Engine."""
+        request = work.request
+        if (reason := missing(request)) is not None:
+            return Failed(reason)
+        assert isinstance(request, Txt2Img | Img2Img)  # noqa: S101 - the other kinds are missing
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | None] = event_loop.create_future()
-        self._rows_in_flight += work.request.samples
+        self._rows_in_flight += request.samples
         self._pending.add(answer)
         try:
             drawing = await self._drawing_loop()
@@ -59,7 +72,7 @@ class LocalEngine:
             drawing.submit(
                 Ticket(
                     job_id=work.job_id,
-                    request=work.request,
+                    request=request,
                     init_image=work.init_image,
                     cancelled=cancelled,
                     report=lambda progress: _call(event_loop, report, progress),
@@ -70,7 +83,25 @@ class LocalEngine:
             return Failed(_BROKEN) if result is None else _outcome(result)
         finally:
             self._pending.discard(answer)
-            self._rows_in_flight -= work.request.samples
+            self._rows_in_flight -= request.samples
+
+    async def preview(self, job_id: int) -> Image.Image | None:
+        """See Engine."""
+        if (drawing := self._opened()) is None:
+            return None
+        event_loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Image.Image | None] = event_loop.create_future()
+        drawing.preview(job_id, lambda image: _call(event_loop, _settle, answer, image))
+        return await answer
+
+    async def clear_caches(self) -> int:
+        """See Engine."""
+        if (drawing := self._opened()) is None:
+            return 0
+        event_loop = asyncio.get_running_loop()
+        answer: asyncio.Future[int] = event_loop.create_future()
+        drawing.clear_caches(lambda freed_bytes: _call(event_loop, _settle, answer, freed_bytes))
+        return await answer
 
     def room(self) -> int:
         """See Engine."""
@@ -79,6 +110,31 @@ class LocalEngine:
     def problem(self) -> str | None:
         """See Engine."""
         return self._problem
+
+    async def load_s(self, model_id: str) -> float:
+        """Seconds until the model can be drawn with, if it were asked for now: 0 when it is in memory."""
+        drawing = self._opened()
+        state = EngineState(drawing is not None, self._opening_since_s, ModelsInMemory() if drawing is None else drawing.models)
+        if model_id not in state.models.resident and not self._sizes.get(model_id):
+            self._sizes[model_id] = await asyncio.to_thread(self._size_bytes, model_id)
+        return ready_in_s(model_id, self._sizes, state, now_s=time.monotonic())
+
+    def batch_pixels(self) -> int:
+        """About how much of picture shares one forward; what the CPU takes, before the device is open."""
+        drawing = self._opened()
+        return 4 * 512 * 512 if drawing is None else drawing.max_batch_pixels
+
+    def _opened(self) -> DrawingLoop | None:
+        if self._loop is None or not self._loop.done() or self._loop.exception() is not None:
+            return None
+        return self._loop.result()
+
+    def _size_bytes(self, model_id: str) -> int:
+        """Of its files; 0 for what is no checkpoint."""
+        try:
+            return self._catalog.get(model_id).size_bytes
+        except ModelNotFound:
+            return 0
 
     async def stop(self) -> None:
         """See Engine."""
@@ -95,6 +151,7 @@ class LocalEngine:
             if self._stopping:
                 return None
             self._loop = asyncio.get_running_loop().create_future()
+            self._opening_since_s = time.monotonic()
             # A daemon, so that a hung driver can't keep a process alive that was asked to stop.
             self._thread = threading.Thread(
                 target=self._run, args=(asyncio.get_running_loop(), self._loop), name="sdapi-device", daemon=True

@@ -5,13 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from threading import Event
 
 from sdapi.domain.progress import Progress
 
 
+@dataclass(frozen=True)
+class Preview:
+    """A small picture of what a job is becoming."""
+
+    jpeg: bytes
+    made_at_s: float
+    """By the clock of whoever made it."""
+
+
+@dataclass
+class _RunningHere:
+    """What is known of a job only while it runs in this process."""
+
+    cancelled: Event = field(default_factory=Event)
+    progress: Progress | None = None
+    preview: Preview | None = None
+
+
 class JobBoard:
-    """Wake-ups, progress and cancellation between the parts that submit, run and wait. For the event loop's thread."""
+    """Wake-ups, progress, previews and cancellation between the parts that submit, run and wait. For the event loop's thread."""
 
     def __init__(self) -> None:
         self.work_arrived = asyncio.Event()
@@ -19,22 +38,29 @@ class JobBoard:
         self.closing = asyncio.Event()
         """Set when the server was asked to stop: nobody should wait for pictures any more."""
         self._watches: dict[int, set[Watch]] = {}
-        self._progress: dict[int, Progress] = {}
-        self._cancel: dict[int, Event] = {}
+        self._running: dict[int, _RunningHere] = {}
 
     def started(self, job_id: int) -> Event:
         """A job begins to run here; the event returned is set when somebody cancels it."""
-        return self._cancel.setdefault(job_id, Event())
+        running = self._running.setdefault(job_id, _RunningHere())
+        self.changed(job_id)
+        return running.cancelled
 
     def report(self, job_id: int, progress: Progress) -> None:
-        """How far a job is."""
-        if job_id in self._cancel:
-            self._progress[job_id] = progress
+        """How far a job is; tells those who watch its steps."""
+        if running := self._running.get(job_id):
+            running.progress = progress
+            for watch in self._watches.get(job_id, ()):
+                watch.notify_step()
+
+    def keep_preview(self, job_id: int, preview: Preview) -> None:
+        """Show this to whoever asks next; forgotten when the job ends."""
+        if running := self._running.get(job_id):
+            running.preview = preview
 
     def ended(self, job_id: int) -> None:
         """A job is final or back in the queue; wake whoever waits for it."""
-        self._cancel.pop(job_id, None)
-        self._progress.pop(job_id, None)
+        self._running.pop(job_id, None)
         self.changed(job_id)
 
     def changed(self, job_id: int) -> None:
@@ -44,12 +70,18 @@ class JobBoard:
 
     def cancel(self, job_id: int) -> None:
         """Ask the job to stop at its next step, if it runs here."""
-        if event := self._cancel.get(job_id):
-            event.set()
+        if running := self._running.get(job_id):
+            running.cancelled.set()
 
     def progress(self, job_id: int) -> Progress | None:
         """Steps done, for a job that runs here."""
-        return self._progress.get(job_id)
+        running = self._running.get(job_id)
+        return None if running is None else running.progress
+
+    def preview(self, job_id: int) -> Preview | None:
+        """The last picture kept of a job that runs here."""
+        running = self._running.get(job_id)
+        return None if running is None else running.preview
 
     @asynccontextmanager
     async def watch(self, job_id: int) -> AsyncIterator[Watch]:
@@ -63,6 +95,10 @@ class JobBoard:
             if not self._watches[job_id]:
                 del self._watches[job_id]
 
+    def watched(self) -> int:
+        """How many jobs somebody watches."""
+        return len(self._watches)
+
 
 class Watch:
     """One waiting call's view of one job."""
@@ -70,15 +106,36 @@ class Watch:
     def __init__(self, closing: asyncio.Event) -> None:
         self._closing = closing
         self._changed = asyncio.Event()
+        self._stepped = asyncio.Event()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server was asked to stop."""
+        return self._closing.is_set()
 
     def notify(self) -> None:
         """The job changed."""
         self._changed.set()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when the job has changed since the last call, the server closes, or the time is over."""
-        waits = [asyncio.create_task(self._changed.wait()), asyncio.create_task(self._closing.wait())]
-        await asyncio.wait(waits, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+    def notify_step(self) -> None:
+        """The job made a step."""
+        self._stepped.set()
+
+    async def wait(self, timeout_s: float, *, or_step: bool = False) -> bool:
+        """Return when the job has changed since the last call, the server closes, or the time is over.
+
+        With `or_step` also when it has made a step since the last call with it. Whether it was a change, or the closing.
+        """
+        events = [self._changed, self._closing, *([self._stepped] if or_step else [])]
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waits, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when the caller is cancelled, as a stream is whose client went away.
+            for wait in waits:
+                wait.cancel()
+        was_change = self._changed.is_set() or self._closing.is_set()
         self._changed.clear()
+        if or_step:
+            self._stepped.clear()
+        return was_change

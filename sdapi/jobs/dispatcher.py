@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import logging
 import os
@@ -22,13 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.catalog import Catalog
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import Img2Img
+from sdapi.domain.generation import Img2Img, Txt2Img
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
 from sdapi.png import encode_png, parameters_text
 from sdapi.storage import Storage
 
 from .board import JobBoard
+from .endings import Endings
 from .repository import JobRepository
 
 _log = logging.getLogger(__name__)
@@ -60,8 +62,11 @@ class Dispatcher:
         board: JobBoard,
         times: DispatchTimes,
         png_metadata: bool,
+        endings: Endings,
+        on_end: Callable[[Job], None],
         now: Callable[[], datetime],
     ) -> None:
+        """`on_end` is told of every job that became final, after its row was committed."""
         self._sessions = sessions
         self._engine = engine
         self._storage = storage
@@ -69,6 +74,8 @@ class Dispatcher:
         self._board = board
         self._times = times
         self._png_metadata = png_metadata
+        self._endings = endings
+        self._on_end = on_end
         self._now = now
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -176,38 +183,44 @@ class Dispatcher:
         return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert("RGB"))
 
     async def _store(self, job: Job, drawn: Drawn) -> None:
-        model_hash, request = None, job.request.model_copy(update={"scheduler": drawn.scheduler})
-        if self._png_metadata:
-            model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(job.request.checkpoint)))
-        for index, (name, image) in enumerate(zip(job.output_names, drawn.images, strict=True)):
-            text = None
-            if self._png_metadata:
-                seed = (job.request.seed + index) % 2**32
-                text = parameters_text(request, seed=seed, model=job.request.checkpoint, model_hash=model_hash)
+        texts = await self._png_texts(job, drawn)
+        for name, image, text in zip(job.output_names, drawn.images, texts, strict=True):
             data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
+            if name.endswith(".base64"):
+                data = await asyncio.to_thread(base64.b64encode, data)
             await self._storage.save(name, data)
 
+    async def _png_texts(self, job: Job, drawn: Drawn) -> list[str | None]:
+        """What each picture's file says of how it was made."""
+        if not self._png_metadata or not isinstance(job.request, Txt2Img | Img2Img):
+            return [None] * len(drawn.images)
+        request = job.request.model_copy(update={"scheduler": drawn.scheduler})
+        model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(request.checkpoint)))
+        seeds = ((request.seed + index) % 2**32 for index in range(len(drawn.images)))
+        return [parameters_text(request, seed=seed, model=request.checkpoint, model_hash=model_hash) for seed in seeds]
+
     async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled) -> None:
-        ended: Job | None = job
+        ended: Job | None = None
+        files_url = await self._storage.public_base() if isinstance(outcome, Drawn) else None
         async with self._sessions.begin() as session:
             repository = JobRepository(session)
             match outcome:
                 case Drawn(seconds=seconds):
-                    what = "succeeded"
-                    ended = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds)
+                    ended = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds, files_url=files_url)
                 case Failed(reason):
-                    what = "failed"
                     ended = await repository.fail(job.id, self._worker, reason, now=self._now())
                 case Cancelled() if self._giving_up:
-                    what = "queued again"
-                    await repository.release([job.id], self._worker, now=self._now())
+                    ended = next(iter(await repository.release([job.id], self._worker, now=self._now())), None)
                 case Cancelled():
-                    what = "cancelled"
                     ended = await repository.mark_cancelled(job.id, self._worker, now=self._now())
-        if ended is None:
-            _log.warning("somebody else ended the job", extra={"job_ids": [job.id]})
+            self._endings.announce(session, [ended] if ended else [])
+        if ended is not None:
+            _log.info("job ended", extra={"job_ids": [job.id], "outcome": ended.status.value})
+            self._on_end(ended)
+        elif isinstance(outcome, Cancelled) and self._giving_up:
+            _log.info("job queued again", extra={"job_ids": [job.id]})
         else:
-            _log.info("job ended", extra={"job_ids": [job.id], "outcome": what})
+            _log.warning("somebody else ended the job", extra={"job_ids": [job.id]})
 
     async def _heartbeat(self) -> None:
         if not self._running:
@@ -223,12 +236,14 @@ class Dispatcher:
             requeued, failed = await JobRepository(session).requeue_stale(
                 stale_before=now - timedelta(seconds=self._times.stale_after_s), max_attempts=self._times.max_attempts, now=now
             )
+            self._endings.announce(session, failed)
         if requeued:
             _log.warning("jobs of a process that died are queued again", extra={"job_ids": requeued})
             self._board.work_arrived.set()
         for job in failed:
             _log.error("a job was given up", extra={"job_ids": [job.id], "attempts": job.attempts})
             self._board.changed(job.id)
+            self._on_end(job)
 
     async def _every(self, interval_s: float, action: Callable[[], Awaitable[None]]) -> None:
         """Until all work has ended; a database that is away for a while is logged and tried again."""

@@ -1,59 +1,128 @@
-"""What a job costs and how long the queue will take."""
+"""What a job costs: its size in UNet forwards times megapixels, whatever kind it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from typing import Final, assert_never
 
-from sdapi.domain.generation import Img2Img, Txt2Img
-from sdapi.domain.progress import Progress
+from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Text2Video, Txt2Img, Upscale
 
-DEFAULT_SPEED = 4.0
-"""Cost units a second, until something was measured: about what two CPU cores do with the embedded model."""
-_DECODE_STEPS = 1.6
+_UNIT_FORWARDS: Final = 4
+"""Forwards at 512 x 512 that make one unit of cost."""
+_DECODE_STEPS: Final = 1.6
 """Decoding costs about as much as so many guided steps (SD 1.5: 2.5 TFLOP against 1.6)."""
+_CONTROL_SHARE: Final = 0.35
+"""A control net is a copy of the UNet's encoder: about so much of a forward."""
+_HIGHRES_FACTOR: Final = 1.5
+"""A second pass at full size over most of the steps, after a smaller one."""
+_SELF_ATTENTION_FACTOR: Final = 1.5
+"""Self-attention guidance predicts a third time, beside the guided pair."""
+_UPSCALE_COST: Final = 2.75
+"""Of 512 x 512 input pixels through the usual upscaler (17 million weights at every pixel: 8.8 TFLOP)."""
+_FACE_COST: Final = 1.0
+_VIDEO_FRAMES_PER_S: Final = 8
+_TEMPORAL_FACTOR: Final = 1.3
+"""Layers across frames, on top of the layers within each."""
+_WINDOW_PX: Final = 512
+_WINDOW_STRIDE_PX: Final = 64
+
+_TWO_FORWARDS_A_STEP: Final = frozenset({SchedulerName.HEUN, SchedulerName.KDPM2, SchedulerName.KDPM2_ANCESTRAL})
 
 
 @dataclass(frozen=True)
-class DrawnWork:
-    """A job that succeeded: what it cost, when it ended, how long it was drawn."""
+class Shape:
+    """The work of a job as the drawing loop meets it: rows that step, then something at the end of each."""
 
-    cost: float
-    finished_at: datetime
-    seconds: float
+    model: str
+    """Whose weights it needs, and whose speed it has."""
+    key: str
+    """Jobs of one key share forwards."""
+    rows: int
+    steps: int
+    step_cost: float
+    """Of one step of one row."""
+    end_cost: float
+    """Of decoding, enlarging and so on, of one row."""
+    area: float
+    """Of one row, in units of 512 x 512."""
+    shares: bool = True
+    """Whether it is drawn step by step with others, or as a whole while all others wait."""
+
+    @property
+    def cost(self) -> float:
+        """All of it."""
+        return self.rows * (self.steps * self.step_cost + self.end_cost)
 
 
-def speed_of(drawn: Sequence[DrawnWork]) -> float | None:
-    """Cost units a second while anything was being drawn; None without anything to go by.
+def shape_of(request: AnyRequest) -> Shape:
+    """What drawing the request will consist of."""
+    match request:
+        case Txt2Img():
+            return _drawing(request, steps=request.steps)
+        case Img2Img() | Inpaint():
+            return _drawing(request, steps=_steps_from(request.steps, request.strength))
+        case ControlNet():
+            steps = request.steps if request.init_image is None else _steps_from(request.steps, request.strength)
+            nets = len(request.controlnet_models)
+            return _drawing(request, steps=steps, factor=1 + _CONTROL_SHARE * nets, with_nets=request.controlnet_models)
+        case Text2Video():
+            frames = max(1, round(request.seconds * _VIDEO_FRAMES_PER_S))
+            return _drawing(request, steps=request.steps, factor=_TEMPORAL_FACTOR, frames=frames)
+        case Upscale():
+            area = _area(request.width, request.height)
+            cost = _UPSCALE_COST * area + (_FACE_COST if request.face_enhance else 0)
+            return Shape(request.upscaler, f"upscale {request.upscaler}", 1, 1, cost, 0.0, area, shares=False)
+        case _:
+            assert_never(request)
 
-    Jobs that shared forwards overlap in time, so their seconds count once: what matters to a queue is throughput.
-    """
-    busy_s, covered_until = 0.0, datetime.min.replace(tzinfo=UTC)
-    for begin, end in sorted((work.finished_at - timedelta(seconds=work.seconds), work.finished_at) for work in drawn):
-        busy_s += max(0.0, (end - max(begin, covered_until)).total_seconds())
-        covered_until = max(covered_until, end)
-    return sum(work.cost for work in drawn) / busy_s if busy_s else None
 
-
-def cost_of(request: Txt2Img | Img2Img) -> float:
+def cost_of(request: AnyRequest) -> float:
     """UNet forwards times megapixels of 512 x 512, plus decoding: proportional to the FLOPs for one model."""
-    steps = max(1, int(request.steps * request.strength)) if isinstance(request, Img2Img) else request.steps
+    return shape_of(request).cost
+
+
+def _drawing(
+    request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video,
+    *,
+    steps: int,
+    factor: float = 1.0,
+    frames: int = 1,
+    with_nets: Sequence[str] = (),
+) -> Shape:
+    area = _area(request.width, request.height)
     halves = 2 if request.guidance_scale > 1 else 1
-    area = request.width * request.height / (512 * 512)
-    return request.samples * area * (steps * halves + 2 * _DECODE_STEPS) / 4
+    if request.scheduler in _TWO_FORWARDS_A_STEP:
+        factor *= 2
+    if request.self_attention:
+        factor *= _SELF_ATTENTION_FACTOR
+    if request.highres_fix:
+        factor *= _HIGHRES_FACTOR
+    drawn_area = _windows(request.width, request.height) if request.panorama else area
+    shares = not (request.panorama or request.self_attention or isinstance(request, Text2Video))
+    key = " ".join((request.checkpoint, f"{request.width}x{request.height}", *with_nets, *(() if shares else (request.kind, "alone"))))
+    return Shape(
+        model=request.checkpoint,
+        key=key,
+        rows=request.samples,
+        steps=steps,
+        step_cost=frames * drawn_area * halves * factor / _UNIT_FORWARDS,
+        end_cost=frames * area * (2 * _DECODE_STEPS / _UNIT_FORWARDS + _UPSCALE_COST * (request.upscale > 1)),
+        area=frames * area,
+        shares=shares,
+    )
 
 
-def cost_left(cost: float, progress: Progress | None) -> float:
-    """What is left of a job that has come so far; all of it where nothing is known."""
-    return cost if progress is None or not progress.steps else cost * (1 - progress.step / progress.steps)
+def _area(width: int, height: int) -> float:
+    return width * height / (512 * 512)
 
 
-def eta_s(*, own: float, ahead: Sequence[float], shared_by: int, speed: float | None) -> float:
-    """Seconds until a job of which `own` cost is left is done, at the measured speed (cost units a second).
+def _steps_from(steps: int, strength: float) -> int:
+    return max(1, int(steps * strength))
 
-    `ahead` are the costs left of the jobs drawn or queued before it. Up to `shared_by` jobs share the device step by step, so one of
-    those delays this job by no more than this job's own length; in a longer queue everything ahead has to be drawn first.
-    """
-    before = sum(ahead) if len(ahead) >= shared_by else sum(min(left, own) for left in ahead)
-    return (before + own) / (speed or DEFAULT_SPEED)
+
+def _windows(width: int, height: int) -> int:
+    """How many overlapping windows of 512 x 512 a panorama is drawn in."""
+    across = (max(0, width - _WINDOW_PX) // _WINDOW_STRIDE_PX) + 1
+    down = (max(0, height - _WINDOW_PX) // _WINDOW_STRIDE_PX) + 1
+    return across * down

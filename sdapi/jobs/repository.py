@@ -1,4 +1,4 @@
-"""Every SQL statement about jobs.
+"""Every SQL statement that makes, changes or finds jobs (`queue_look` reads the queue for the estimates).
 
 A change of state is one conditional UPDATE; None from it means that somebody else was first. Rows stay in here, `Job` values leave.
 """
@@ -32,7 +32,6 @@ from sdapi.db.tables import JobOutputRow, JobRow
 from sdapi.domain.generation import GENERATION_JSON
 from sdapi.domain.job import Job, JobStatus, NewJob
 
-from .estimates import DrawnWork
 from .fairness import next_in_turn
 
 _ID_TRIES: Final = 8
@@ -54,7 +53,7 @@ class JobRepository:
     async def add(self, new: NewJob, *, now: datetime) -> Job:
         """Record `new` as queued and return it with its id.
 
-        Raises IntegrityError where another job promised one of its output names already.
+        Raises IntegrityError where another job promised one of its output names already, or has the client's idempotency key.
         """
         row = await self._insert(new, now)
         if new.output_names:
@@ -75,6 +74,9 @@ class JobRepository:
             "cancel_requested": False,
             "created_at": now,
             "files_removed": False,
+            "webhook_url": new.webhook_url,
+            "is_temporary": new.is_temporary,
+            "idempotency_key": new.idempotency_key,
         }
         for tries_left in range(_ID_TRIES - 1, -1, -1):
             try:
@@ -89,6 +91,10 @@ class JobRepository:
         """The job of this id; with `client_id`, only if it belongs to that key."""
         wanted = select(JobRow).where(JobRow.id == job_id)
         return await self._one(wanted if client_id is None else wanted.where(JobRow.client_id == client_id))
+
+    async def by_idempotency_key(self, client_id: int, key: str) -> Job | None:
+        """The job this client made with this key."""
+        return await self._one(select(JobRow).where(JobRow.client_id == client_id, JobRow.idempotency_key == key))
 
     async def by_output_name(self, name: str) -> Job | None:
         """The job that promised the picture of this storage name."""
@@ -126,9 +132,12 @@ class JobRepository:
         rows = await self._session.execute(beat.returning(JobRow.id, JobRow.cancel_requested), execution_options=_AS_STORED)
         return {job_id for job_id, cancel_requested in rows if cancel_requested}
 
-    async def finish(self, job_id: int, worker: str, *, now: datetime, generation_time_s: float) -> Job | None:
+    async def finish(
+        self, job_id: int, worker: str, *, now: datetime, generation_time_s: float, files_url: str | None = None
+    ) -> Job | None:
         """Running to succeeded; None where `worker` does not run it any more."""
-        return await self._end(job_id, worker, status=JobStatus.SUCCEEDED, finished_at=now, generation_time_s=generation_time_s)
+        values = {"finished_at": now, "generation_time_s": generation_time_s, "files_url": files_url}
+        return await self._end(job_id, worker, status=JobStatus.SUCCEEDED, **values)
 
     async def fail(self, job_id: int, worker: str, reason: str, *, now: datetime) -> Job | None:
         """Running to failed, with a reason for the client; None where `worker` does not run it any more."""
@@ -141,8 +150,8 @@ class JobRepository:
     async def _end(self, job_id: int, worker: str, **values: object) -> Job | None:
         return await self._one(update(JobRow).where(JobRow.id == job_id, _run_by(worker)).values(**values).returning(JobRow))
 
-    async def request_cancel(self, job_id: int, *, client_id: int | None, now: datetime) -> Job | None:
-        """Cancel a queued job at once, ask a running one to stop, leave a final one. Returns the job after.
+    async def request_cancel(self, job_id: int, *, client_id: int | None, now: datetime) -> tuple[Job | None, bool]:
+        """Cancel a queued job at once, ask a running one to stop, leave a final one. Returns the job after, and whether this ended it.
 
         None where there is none; with `client_id`, also where it is another key's.
         """
@@ -158,17 +167,28 @@ class JobRepository:
         )
         if client_id is not None:
             asked = asked.where(JobRow.client_id == client_id)
-        return await self._one(asked.returning(JobRow)) or await self.get(job_id, client_id=client_id)
+        changed = await self._one(asked.returning(JobRow))
+        if changed is not None:
+            return changed, changed.status.is_final
+        return await self.get(job_id, client_id=client_id), False
+
+    async def cancel_queued(self, *, now: datetime) -> list[Job]:
+        """Cancel everything that waits, of all clients. Returns the jobs this ended."""
+        waiting = update(JobRow).where(_locked(JobRow.status == JobStatus.QUEUED), JobRow.status == JobStatus.QUEUED)
+        values = {"cancel_requested": True, "status": JobStatus.CANCELLED, "finished_at": now}
+        return await self._all(waiting.values(**values).returning(JobRow))
 
     # -- going back to the queue --------------------------------------------------------------------------------------------------
 
-    async def release(self, job_ids: Collection[int], worker: str, *, now: datetime) -> None:
-        """Put the jobs `worker` still runs back into the queue, as if never begun; those to be cancelled end cancelled."""
+    async def release(self, job_ids: Collection[int], worker: str, *, now: datetime) -> list[Job]:
+        """Put the jobs `worker` still runs back into the queue, as if never begun; those to be cancelled end so, and are returned."""
         if not job_ids:
-            return
+            return []
         held = (JobRow.id.in_(job_ids), _run_by(worker))
-        await self._change(update(JobRow).where(*held, JobRow.cancel_requested).values(status=JobStatus.CANCELLED, finished_at=now))
+        ending = update(JobRow).where(*held, JobRow.cancel_requested).values(status=JobStatus.CANCELLED, finished_at=now)
+        ended = await self._all(ending.returning(JobRow))
         await self._change(update(JobRow).where(*held).values(**_QUEUED_AGAIN, attempts=JobRow.attempts - 1))
+        return ended
 
     async def requeue_stale(self, *, stale_before: datetime, max_attempts: int, now: datetime) -> tuple[list[int], list[Job]]:
         """Deal with running jobs whose last heartbeat is older than `stale_before`: their worker died.
@@ -200,31 +220,14 @@ class JobRepository:
         counted = select(func.count()).select_from(JobRow).where(JobRow.status == JobStatus.QUEUED)
         return await self._session.scalar(counted if client_id is None else counted.where(JobRow.client_id == client_id)) or 0
 
-    async def ahead_of(self, job: Job) -> list[tuple[int, float]]:
-        """Id and cost of every other job that runs, and where `job` itself still waits, of those queued before it."""
-        ahead = JobRow.status == JobStatus.RUNNING
-        if job.status is JobStatus.QUEUED:
-            older = or_(JobRow.created_at < job.created_at, and_(JobRow.created_at == job.created_at, JobRow.id < job.id))
-            ahead = or_(ahead, and_(JobRow.status == JobStatus.QUEUED, older))
-        rows = await self._session.execute(select(JobRow.id, JobRow.cost).where(ahead, JobRow.id != job.id))
-        return [(job_id, cost) for job_id, cost in rows]
-
-    async def recently_drawn(self, limit: int = 20) -> list[DrawnWork]:
-        """The last `limit` jobs that succeeded, for reckoning the speed."""
-        last = (
-            select(JobRow.cost, JobRow.finished_at, JobRow.generation_time_s)
-            .where(JobRow.status == JobStatus.SUCCEEDED)
-            .order_by(JobRow.finished_at.desc())
-            .limit(limit)
-        )
-        rows = await self._session.execute(last)
-        return [DrawnWork(cost, ended, seconds) for cost, ended, seconds in rows if ended is not None and seconds is not None]
-
     # -- retention ----------------------------------------------------------------------------------------------------------------
 
-    async def expired(self, before: datetime, limit: int) -> list[Job]:
-        """Jobs that ended before this moment and whose files are still there, oldest first."""
-        kept = select(JobRow).where(JobRow.files_removed.is_(False), JobRow.finished_at < before, JobRow.status.in_(_FINAL))
+    async def expired(self, before: datetime, limit: int, *, temporary_before: datetime | None = None) -> list[Job]:
+        """Jobs that ended before this moment (or, being temporary, before the other) and whose files are still there, oldest first."""
+        old = JobRow.finished_at < before
+        if temporary_before is not None:
+            old = or_(old, and_(JobRow.is_temporary.is_(True), JobRow.finished_at < temporary_before))
+        kept = select(JobRow).where(JobRow.files_removed.is_(False), old, JobRow.status.in_(_FINAL))
         return await self._all(kept.order_by(JobRow.finished_at).limit(limit))
 
     async def mark_files_removed(self, job_ids: Collection[int]) -> None:
@@ -286,4 +289,7 @@ def _job(row: JobRow) -> Job:
         generation_time_s=row.generation_time_s,
         error=row.error,
         files_removed=row.files_removed,
+        webhook_url=row.webhook_url,
+        is_temporary=row.is_temporary,
+        files_url=row.files_url,
     )

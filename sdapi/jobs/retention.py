@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from sdapi.domain.generation import Img2Img
+from sdapi.domain.errors import SdapiError
 from sdapi.storage import Storage
 
 from .repository import JobRepository
@@ -19,6 +19,8 @@ from .repository import JobRepository
 _log = logging.getLogger(__name__)
 
 _BATCH = 200
+KEEP_TEMPORARY = timedelta(hours=24)
+"""How long the files of requests with `temp: yes` are kept."""
 _ROWS_LIVE_LONGER = 4
 """Rows stay this many retention times, so that fetch can say that the pictures are gone."""
 
@@ -34,7 +36,10 @@ class Retention:
         keep: timedelta,
         interval_s: float,
         now: Callable[[], datetime],
+        chores: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
+        """`chores` are other things to be cleaned up at the same times."""
+        self._chores = tuple(chores)
         self._sessions = sessions
         self._storage = storage
         self._keep = keep
@@ -62,9 +67,11 @@ class Retention:
         removed = 0
         while not self._stopping.is_set():
             async with self._sessions() as session:
-                jobs = await JobRepository(session).expired(self._now() - self._keep, _BATCH)
+                now = self._now()
+                keep_temporary = min(self._keep, KEEP_TEMPORARY)
+                jobs = await JobRepository(session).expired(now - self._keep, _BATCH, temporary_before=now - keep_temporary)
             for job in jobs:
-                for name in (*job.output_names, *((job.request.init_image,) if isinstance(job.request, Img2Img) else ())):
+                for name in (*job.output_names, *job.request.input_names):
                     await self._storage.delete(name)
             async with self._sessions.begin() as session:
                 repository = JobRepository(session)
@@ -80,7 +87,9 @@ class Retention:
             try:
                 if removed := await self.clean_up():
                     _log.info("retention removed pictures", extra={"jobs": removed})
-            except (OSError, SQLAlchemyError):
+                for chore in self._chores:
+                    await chore()
+            except (OSError, SQLAlchemyError, SdapiError):  # SdapiError: a bucket that does not answer
                 _log.exception("retention failed, trying again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
-from PIL import Image
 from pydantic import JsonValue
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from sdapi.catalog import Catalog, Checkpoint
-from sdapi.dialects import goapi
-from sdapi.dialects.base import Asked
-from sdapi.domain.errors import InvalidRequest, JobNotFound, QueueFull
-from sdapi.domain.generation import MAX_STEPS, Img2Img, Txt2Img
-from sdapi.domain.job import DialectName, Job, JobStatus, NewJob
+from sdapi.dialects.base import Asked, Dialect
+from sdapi.domain.errors import JobNotFound, QueueFull
+from sdapi.domain.generation import AnyRequest
+from sdapi.domain.job import DialectName, Job, NewJob
 from sdapi.domain.progress import Progress
-from sdapi.remote_images import RemoteImages
+from sdapi.quotas import Quotas
 from sdapi.storage import Storage
+from sdapi.webhooks import checked_url
 
-from .board import JobBoard
-from .estimates import cost_left, cost_of, eta_s, speed_of
+from .board import JobBoard, Watch
+from .call import Call
+from .endings import Endings
+from .estimates import cost_of
+from .eta import Estimator, QueueLoad
 from .repository import JobRepository
+from .requests import RequestBuilder
 
 _POLL_S = 1.0
 """How often a waiting call looks at the table, for jobs another process runs."""
-_OUTPUT_NAME: Mapping[DialectName, Callable[[int, str], str]] = {DialectName.GOAPI: goapi.output_name}
 
 
 @dataclass(frozen=True)
 class QueueLimits:
     """What the queue takes and how long calls are held."""
 
-    default_model: str
     max_queued_jobs: int
     sync_wait_s: float
-    drawn_at_once: int
-    """Pictures the engine keeps in flight."""
 
 
 class JobService:
@@ -52,58 +49,59 @@ class JobService:
         self,
         *,
         sessions: async_sessionmaker[AsyncSession],
-        catalog: Catalog,
-        images: RemoteImages,
+        dialects: Mapping[DialectName, Dialect],
+        requests: RequestBuilder,
+        quotas: Quotas,
         storage: Storage,
         board: JobBoard,
+        estimator: Estimator,
+        endings: Endings,
+        on_end: Callable[[Job], None],
         limits: QueueLimits,
         now: Callable[[], datetime],
     ) -> None:
+        """`on_end` is told of every job that a call here made final, after its row was committed."""
         self._sessions = sessions
-        self._catalog = catalog
-        self._images = images
+        self._dialects = dialects
+        self._requests = requests
+        self._quotas = quotas
         self._storage = storage
         self._board = board
+        self._estimator = estimator
+        self._endings = endings
+        self._on_end = on_end
         self._limits = limits
         self._now = now
 
-    async def submit(self, asked: Asked, *, client_id: int, dialect: DialectName, public_url: str) -> Job:
-        """Record a job as queued. Input images are fetched first, so a bad one ends here and a restart needs no second download.
+    async def submit(self, asked: Asked, call: Call) -> Job:
+        """Record a job as queued, or join the one that was made with the same idempotency key.
 
+        Input images are fetched first, so a bad one ends here and a restart needs no second download.
         Raises ModelNotFound, InvalidRequest, ImageRefused, QueueFull; then nothing was recorded.
         """
-        model_id = asked.model_id or self._limits.default_model
-        checkpoint = await asyncio.to_thread(self._catalog.get, model_id)
-        if asked.lora_models:
-            raise InvalidRequest.of("lora_model", f"There is no LoRA named {asked.lora_models[0]!r} on this server.")
+        if (joined := await self._joined(call)) is not None:
+            return joined
+        if asked.webhook is not None:
+            checked_url("webhook", asked.webhook)
+        await self._quotas.admit(call.client, path=call.path, body=call.body)
         await self._refuse_when_full()
-        request = await self._domain_request(asked, checkpoint, public_url)
-        token = str(uuid.uuid4())
-        echo: dict[str, JsonValue] = {"model_id": model_id}
-        new = NewJob(
-            client_id=client_id,
-            dialect=dialect,
-            request=request,
-            cost=cost_of(request),
-            output_names=tuple(_OUTPUT_NAME[dialect](i, token) for i in range(request.samples)),
-            public_url=public_url,
-            echo=echo,
-        )
+        request = await self._requests.build(asked, public_url=call.public_url)
         try:
-            async with self._sessions.begin() as session:
-                job = await JobRepository(session).add(new, now=self._now())
-        except Exception:
-            # No row will ever lead retention to the input picture.
-            if isinstance(request, Img2Img):
-                await self._storage.delete(request.init_image)
+            return await self._record(asked, call, request)
+        except IntegrityError:
+            # A call with the same idempotency key was faster.
+            await self._requests.discard(request.input_names)
+            if (joined := await self._joined(call)) is None:
+                raise
+            return joined
+        except BaseException:
+            await self._requests.discard(request.input_names)
             raise
-        self._board.work_arrived.set()
-        return job
 
-    async def submit_and_wait(self, asked: Asked, *, client_id: int, dialect: DialectName, public_url: str) -> Job:
+    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
         """Submit, then hold the call until the picture is there, at most the sync wait; not at all when the queue is longer than that."""
-        job = await self.submit(asked, client_id=client_id, dialect=dialect, public_url=public_url)
-        if await self.eta_s(job) > self._limits.sync_wait_s:
+        job = await self.submit(asked, call)
+        if asked.instant_response or await self.eta_s(job) > self._limits.sync_wait_s:
             return job
         return await self.wait(job, timeout_s=self._limits.sync_wait_s)
 
@@ -128,12 +126,35 @@ class JobService:
     async def cancel(self, job_id: int, *, client_id: int) -> Job:
         """A queued job is cancelled at once, a running one after its current step. Raises JobNotFound."""
         async with self._sessions.begin() as session:
-            job = await JobRepository(session).request_cancel(job_id, client_id=client_id, now=self._now())
+            job, has_ended = await JobRepository(session).request_cancel(job_id, client_id=client_id, now=self._now())
+            self._endings.announce(session, [job] if job is not None and has_ended else [])
         if job is None:
             raise JobNotFound
         self._board.cancel(job_id)
         self._board.changed(job_id)
+        if has_ended:
+            self._on_end(job)
         return job
+
+    async def clear_queue(self) -> int:
+        """Cancel everything that waits, of all clients. How many jobs that ended."""
+        async with self._sessions.begin() as session:
+            ended = await JobRepository(session).cancel_queued(now=self._now())
+            self._endings.announce(session, ended)
+        for job in ended:
+            self._board.changed(job.id)
+            self._on_end(job)
+        return len(ended)
+
+    async def remove_pictures(self, job_id: int, *, client_id: int) -> None:
+        """Remove a finished job's pictures, the ones it started from included. Raises JobNotFound, also while it isn't finished."""
+        job = await self.fetch(job_id, client_id=client_id)
+        if not job.status.is_final:
+            raise JobNotFound
+        for name in (*job.output_names, *job.request.input_names):
+            await self._storage.delete(name)
+        async with self._sessions.begin() as session:
+            await JobRepository(session).mark_files_removed([job.id])
 
     async def list_for_client(self, client_id: int, limit: int) -> list[Job]:
         """The key's newest jobs."""
@@ -147,62 +168,60 @@ class JobService:
 
     async def eta_s(self, job: Job) -> float:
         """Seconds until the job is done, by what is before it and the speed of late; 0 when it is final."""
-        if job.status.is_final:
-            return 0.0
-        async with self._sessions() as session:
-            repository = JobRepository(session)
-            ahead = await repository.ahead_of(job)
-            drawn = await repository.recently_drawn()
-        return eta_s(
-            own=cost_left(job.cost, self.progress(job.id)),
-            ahead=[cost_left(cost, self.progress(job_id)) for job_id, cost in ahead],
-            shared_by=self._limits.drawn_at_once,
-            speed=speed_of(drawn),
-        )
+        return await self._estimator.eta_s(job)
 
     async def position(self, job: Job) -> int:
         """How many jobs are drawn or waiting before it; 0 when it is running or final."""
-        if job.status is not JobStatus.QUEUED:
-            return 0
-        async with self._sessions() as session:
-            return len(await JobRepository(session).ahead_of(job))
+        return await self._estimator.position(job)
+
+    def watch(self, job_id: int) -> AbstractAsyncContextManager[Watch]:
+        """Notice what happens to the job while the context lasts."""
+        return self._board.watch(job_id)
+
+    async def queue_load(self) -> QueueLoad:
+        """How much is waiting and running, and for how long."""
+        return await self._estimator.queue_load()
 
     def progress(self, job_id: int) -> Progress | None:
         """Steps done, when the job runs in this process."""
         return self._board.progress(job_id)
+
+    async def _joined(self, call: Call) -> Job | None:
+        if call.idempotency_key is None:
+            return None
+        async with self._sessions() as session:
+            return await JobRepository(session).by_idempotency_key(call.client.id, call.idempotency_key)
 
     async def _refuse_when_full(self) -> None:
         async with self._sessions() as session:
             if await JobRepository(session).queued_count() >= self._limits.max_queued_jobs:
                 raise QueueFull(retry_after_s=max(1, round(self._limits.sync_wait_s)))
 
-    async def _domain_request(self, asked: Asked, checkpoint: Checkpoint, public_url: str) -> Txt2Img | Img2Img:
-        """What is asked, with the checkpoint's own defaults and words, and a concrete seed."""
-        prompt = f"{checkpoint.trigger} {asked.prompt}" if checkpoint.trigger else asked.prompt
-        common: dict[str, object] = {
-            "checkpoint": checkpoint.id,
-            "prompt": prompt,
-            "negative_prompt": asked.negative_prompt,
-            "width": asked.width,
-            "height": asked.height,
-            "seed": secrets.randbits(32) if asked.seed is None else asked.seed,
-            "samples": asked.samples,
-            "steps": min(asked.steps or checkpoint.steps or asked.default_steps, MAX_STEPS),
-            "guidance_scale": asked.guidance_scale or checkpoint.guidance_scale or 7.5,
-            "clip_skip": asked.clip_skip,
-        }
-        if asked.kind == "txt2img":
-            return Txt2Img.model_validate(common)
-        if asked.init_image is None:
-            raise InvalidRequest.of("init_image", "The init_image field is required.")
-        picture = await self._images.load("init_image", asked.init_image, public_url=public_url)
-        name = f"inputs/{uuid.uuid4()}.png"
-        await self._storage.save(name, await asyncio.to_thread(_fitted_png, picture, (asked.width, asked.height)))
-        return Img2Img.model_validate({**common, "init_image": name, "strength": asked.strength})
+    async def _record(self, asked: Asked, call: Call, request: AnyRequest) -> Job:
+        new = self._new_job(asked, call, request)
+        await self._quotas.take_pictures(call.client, request.samples)
+        try:
+            async with self._sessions.begin() as session:
+                await self._quotas.refuse_beyond_queued(session, call.client)
+                job = await JobRepository(session).add(new, now=self._now())
+        except BaseException:
+            await self._quotas.give_back_pictures(call.client, request.samples)
+            raise
+        self._board.work_arrived.set()
+        return job
 
-
-def _fitted_png(picture: Image.Image, size: tuple[int, int]) -> bytes:
-    """The input picture at the size it is drawn at, stretched as diffusers and A1111 do."""
-    buffer = io.BytesIO()
-    picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    def _new_job(self, asked: Asked, call: Call, request: AnyRequest) -> NewJob:
+        token = str(uuid.uuid4())
+        told: dict[str, JsonValue] = {"endpoint": asked.endpoint, "model_id": self._requests.model_id(asked), "file_prefix": token}
+        return NewJob(
+            client_id=call.client.id,
+            dialect=call.dialect,
+            request=request,
+            cost=cost_of(request),
+            output_names=self._dialects[call.dialect].output_names(asked, token, self._now()),
+            public_url=call.public_url,
+            echo={**asked.echo, **told},
+            webhook_url=asked.webhook,
+            is_temporary=asked.temp,
+            idempotency_key=call.idempotency_key,
+        )

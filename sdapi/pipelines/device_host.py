@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from dataclasses import dataclass
@@ -50,5 +51,14 @@ def open_loop(catalog: Catalog, options: DeviceOptions) -> DrawingLoop:
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
     _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(dtype), "threads": torch.get_num_threads()})
     return DrawingLoop(
-        Residency(load, budget_bytes=options.model_cache_bytes), max_batch_pixels=batch_pixels, max_batch_rows=options.max_batch_rows
+        Residency(load, budget_bytes=options.model_cache_bytes),
+        max_batch_pixels=batch_pixels,
+        max_batch_rows=options.max_batch_rows,
+        release_memory=_release_memory,
     )
+
+
+def _release_memory() -> None:
+    gc.collect()  # diffusers' networks refer to themselves in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

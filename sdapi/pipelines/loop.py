@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.progress import Progress
 
 from .residency import Residency
@@ -52,6 +53,14 @@ class Model(Protocol):
         """The finished picture."""
         ...
 
+    def preview(self, row: Row, predicted: Tensor) -> Image.Image:
+        """A small picture of what the row is becoming; changes no row."""
+        ...
+
+    def clear_caches(self) -> int:
+        """Forget what could be made again; how many bytes it took."""
+        ...
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -76,6 +85,9 @@ class Stopped:
 
 
 Result = Pictures | Trouble | Stopped
+
+Look = Callable[[Image.Image | None], None]
+"""Called once, with a picture of a job that is being drawn, or None where there is none; on the loop's thread, as long as that runs."""
 
 
 @dataclass
@@ -108,23 +120,67 @@ class _Flight:
 class DrawingLoop:
     """Continuous batching, step by step."""
 
-    def __init__(self, residency: Residency[Model], *, max_batch_pixels: int, max_batch_rows: int) -> None:
-        """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits."""
+    def __init__(
+        self,
+        residency: Residency[Model],
+        *,
+        max_batch_pixels: int,
+        max_batch_rows: int,
+        release_memory: Callable[[], None] = lambda: None,
+    ) -> None:
+        """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits.
+
+        `release_memory` gives back to the device what was kept for later use; called on the loop's thread.
+        """
         self._residency = residency
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_rows = max_batch_rows
+        self._release_memory = release_memory
         self._inbox: deque[Ticket] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._ended = False
         self._waiting: list[Ticket] = []
         self._flights: list[_Flight] = []
+        self._asked_looks: deque[tuple[int, Look]] = deque()
+        self._asked_clearings: deque[Callable[[int], None]] = deque()
+        self._looks: dict[int, list[Look]] = {}
+        """Of jobs in flight; answered at their next step."""
         self._spent: dict[BatchKey, float] = {}
+
+    @property
+    def models(self) -> ModelsInMemory:
+        """What is in memory and what is on its way; any thread may look."""
+        return self._residency.state
+
+    @property
+    def max_batch_pixels(self) -> int:
+        """About how much of picture one forward takes."""
+        return self._max_batch_pixels
 
     def submit(self, ticket: Ticket) -> None:
         """Hand a job in; from any thread."""
         with self._wake:
             self._inbox.append(ticket)
             self._wake.notify()
+
+    def preview(self, job_id: int, look: Look) -> None:
+        """Show what a job is becoming, at its next step; None at once when it isn't being drawn. From any thread."""
+        with self._wake:
+            if not self._ended:
+                self._asked_looks.append((job_id, look))
+                self._wake.notify()
+                return
+        look(None)
+
+    def clear_caches(self, done: Callable[[int], None]) -> None:
+        """Between two steps, forget models nobody uses and encoded prompts; `done` is told how many bytes they took. From any thread."""
+        with self._wake:
+            if not self._ended:
+                self._asked_clearings.append(done)
+                self._wake.notify()
+                return
+        done(0)
 
     def stop(self) -> None:
         """Ask the loop to end after the step it is at; what is in flight ends as `Stopped`. From any thread."""
@@ -137,13 +193,14 @@ class DrawingLoop:
         try:
             while True:
                 with self._wake:
-                    while not (self._inbox or self._waiting or self._flights or self._stopping):
+                    while not (self._inbox or self._waiting or self._flights or self._stopping or self._has_errands()):
                         self._wake.wait()
                     self._waiting.extend(self._inbox)
                     self._inbox.clear()
                     if self._stopping:
                         return
                 self._drop_cancelled()
+                self._do_errands()
                 self._admit_one()
                 if self._flights:
                     self._step(self._next_key())
@@ -182,6 +239,48 @@ class DrawingLoop:
             self._flights.append(_Flight(ticket, model, rows, time.monotonic()))
             return
 
+    def _has_errands(self) -> bool:
+        return bool(self._asked_looks or self._asked_clearings)
+
+    def _do_errands(self) -> None:
+        """What was asked beside drawing: note who looks at what is in flight, clear caches."""
+        with self._wake:
+            looks, clearings = list(self._asked_looks), list(self._asked_clearings)
+            self._asked_looks.clear()
+            self._asked_clearings.clear()
+        in_flight = {flight.ticket.job_id: flight for flight in self._flights}
+        for job_id, look in looks:
+            if (flight := in_flight.get(job_id)) is None:
+                look(None)
+            elif 0 in flight.images:
+                look(flight.images[0])
+            else:
+                self._looks.setdefault(job_id, []).append(look)
+        for done in clearings:
+            done(self._clear())
+
+    def _clear(self) -> int:
+        try:
+            freed = sum(model.clear_caches() for model in self._residency.leased()) + self._residency.evict_idle()
+            self._release_memory()
+        except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
+            _log.exception("caches could not be cleared")
+            return 0
+        return freed
+
+    def _show(self, flight: _Flight, row: Row, predicted: Tensor) -> None:
+        """Answer whoever looks at this job, from the step at hand. Nothing that goes wrong here may reach the drawing."""
+        try:
+            image = flight.model.preview(row, predicted)
+        except Exception as error:  # noqa: BLE001 - out of memory and kernel errors cost the look only
+            _log.warning("a preview failed", extra={"job_ids": [flight.ticket.job_id], "error": repr(error)})
+            image = None
+        self._answer_looks(flight, image)
+
+    def _answer_looks(self, flight: _Flight, image: Image.Image | None) -> None:
+        for look in self._looks.pop(flight.ticket.job_id, ()):
+            look(image)
+
     def _next_key(self) -> BatchKey:
         """The batch that has cost least so far. One that arrives late starts level with the others, not with a credit."""
         keys = {row.key for flight in self._flights for row in flight.rows if not row.sampler.finished}
@@ -199,21 +298,25 @@ class DrawingLoop:
         if not active:
             return
         self._spent[key] = self._spent.get(key, 0.0) + pixels * sum(row.forwards for _, row in active)
-        self._advance(active)
+        looked_at = next(((flight, row) for flight, row in active if flight.ticket.job_id in self._looks and row is flight.rows[0]), None)
+        self._advance(active, looked_at)
         for flight in {id(f): f for f, _ in active}.values():
             if flight in self._flights:
                 flight.ticket.report(flight.progress)
 
-    def _advance(self, active: list[tuple[_Flight, Row]]) -> None:
-        """Predict together, step apart. A forward that fails is tried again in halves, so that only the culprit's job fails."""
+    def _advance(self, active: list[tuple[_Flight, Row]], looked_at: tuple[_Flight, Row] | None) -> None:
+        """Predict together, step apart. A forward that fails is tried again in halves, so that only the culprit's job fails.
+
+        One row a cycle is shown to those who look at it, so that lookers never stall the drawing for long.
+        """
         try:
             predictions = active[0][0].model.predict([row for _, row in active])
         except Exception as error:  # noqa: BLE001 - out of memory and kernel errors must not end neighbours
             if len(active) > 1:
                 _log.warning("a joint forward failed, trying in halves", extra={"rows": len(active), "error": repr(error)})
                 middle = len(active) // 2
-                self._advance(active[:middle])
-                self._advance([(flight, row) for flight, row in active[middle:] if flight in self._flights])
+                self._advance(active[:middle], looked_at)
+                self._advance([(flight, row) for flight, row in active[middle:] if flight in self._flights], looked_at)
                 return
             flight = active[0][0]
             self._land(flight, self._trouble(error, [flight.ticket.job_id], "the drawing failed"))
@@ -221,6 +324,8 @@ class DrawingLoop:
         for (flight, row), predicted in zip(active, predictions, strict=True):
             if flight not in self._flights:
                 continue
+            if looked_at is not None and row is looked_at[1]:
+                self._show(flight, row, predicted)
             try:
                 flight.model.advance(row, predicted)
             except Exception as error:  # noqa: BLE001 - one row's sampler must not end its neighbours
@@ -237,6 +342,8 @@ class DrawingLoop:
                 except Exception as error:  # noqa: BLE001 - a picture that can't be decoded fails its own job only
                     self._land(flight, self._trouble(error, [flight.ticket.job_id], "the picture could not be decoded"))
                     return
+                if index == 0:
+                    self._answer_looks(flight, flight.images[0])
                 if len(flight.images) == len(flight.rows):
                     images = tuple(flight.images[i] for i in range(len(flight.rows)))
                     self._land(flight, Pictures(images, time.monotonic() - flight.started, row.sampler.name))
@@ -244,6 +351,7 @@ class DrawingLoop:
 
     def _land(self, flight: _Flight, result: Result) -> None:
         self._flights.remove(flight)
+        self._answer_looks(flight, None)
         self._residency.release(flight.ticket.request.checkpoint)
         flight.ticket.done(result)
 
@@ -254,8 +362,10 @@ class DrawingLoop:
             left = [*self._waiting, *self._inbox]
             self._waiting.clear()
             self._inbox.clear()
+            self._ended = True
         for ticket in left:
             ticket.done(Stopped())
+        self._do_errands()
         self._residency.close()
 
     def _trouble(self, error: Exception, job_ids: list[int], sentence: str) -> Trouble:

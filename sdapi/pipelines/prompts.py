@@ -129,6 +129,12 @@ class PromptEncoder:
             self._cache.popitem(last=False)
         return context
 
+    def clear_cache(self) -> int:
+        """Forget the encoded prompts; how many bytes they took."""
+        freed = sum(context.nbytes for context in self._cache.values())
+        self._cache.clear()
+        return freed
+
     def _chunks(self, prompt: str) -> list[tuple[list[int], list[float]]]:
         chunks: list[tuple[list[int], list[float]]] = [([], [])]
         for fragment in parse_weights(prompt):

@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from sdapi.domain.models_in_memory import ModelsInMemory
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,13 @@ class Residency(Generic[ModelT]):
         self._resident: OrderedDict[str, _Resident[ModelT]] = OrderedDict()
         self._loading: dict[str, Future[ModelT]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="sdapi-loader")
+        self._load_s: dict[str, float] = {}
+        self._state = ModelsInMemory()
+
+    @property
+    def state(self) -> ModelsInMemory:
+        """What is in memory and what is on its way; any thread may look."""
+        return self._state
 
     def lease(self, model_id: str) -> ModelT | None:
         """The model, kept until `release`; None while it is being loaded. Raises what loading it raised, once per attempt."""
@@ -49,6 +58,7 @@ class Residency(Generic[ModelT]):
         if resident is None:
             if model_id not in self._loading:
                 self._loading[model_id] = self._loader.submit(self._timed_load, model_id)
+                self._publish(begun=model_id)
             return None
         self._resident.move_to_end(model_id)
         resident.leases += 1
@@ -67,6 +77,19 @@ class Residency(Generic[ModelT]):
             except TimeoutError:
                 return
 
+    def evict_idle(self) -> int:
+        """Forget every model nobody leases, whatever the budget; how many bytes they took."""
+        idle = [model_id for model_id, resident in self._resident.items() if resident.leases == 0]
+        freed = sum(self._resident.pop(model_id).model.size_bytes for model_id in idle)
+        self._publish()
+        for model_id in idle:
+            _log.info("model evicted", extra={"model": model_id})
+        return freed
+
+    def leased(self) -> list[ModelT]:
+        """The models in use."""
+        return [resident.model for resident in self._resident.values() if resident.leases]
+
     def close(self) -> None:
         """Load nothing more and forget all models."""
         self._loader.shutdown(wait=True, cancel_futures=True)
@@ -76,7 +99,9 @@ class Residency(Generic[ModelT]):
     def _timed_load(self, model_id: str) -> ModelT:
         started = time.monotonic()
         model = self._load(model_id)
-        _log.info("model loaded", extra={"model": model_id, "seconds": round(time.monotonic() - started, 2), "bytes": model.size_bytes})
+        seconds = time.monotonic() - started
+        self._load_s[model_id] = seconds
+        _log.info("model loaded", extra={"model": model_id, "seconds": round(seconds, 2), "bytes": model.size_bytes})
         return model
 
     def _collect(self, model_id: str) -> None:
@@ -84,7 +109,10 @@ class Residency(Generic[ModelT]):
         if future is None or not future.done():
             return
         del self._loading[model_id]
-        self._resident[model_id] = _Resident(future.result())
+        try:
+            self._resident[model_id] = _Resident(future.result())
+        finally:
+            self._publish()
         self._evict(keep=model_id)
 
     def _evict(self, keep: str | None = None) -> None:
@@ -96,4 +124,16 @@ class Residency(Generic[ModelT]):
             if resident.leases == 0 and model_id != keep:
                 total -= resident.model.size_bytes
                 del self._resident[model_id]
+                self._publish()
                 _log.info("model evicted", extra={"model": model_id})
+
+    def _publish(self, begun: str | None = None) -> None:
+        """Replaced as a whole, so that readers on other threads need no lock."""
+        since = dict(self._state.loading)
+        if begun is not None:
+            since[begun] = time.monotonic()
+        self._state = ModelsInMemory(
+            resident=frozenset(self._resident),
+            loading={model_id: at for model_id, at in since.items() if model_id in self._loading},
+            load_s=dict(self._load_s),
+        )

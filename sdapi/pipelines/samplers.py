@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from sdapi.domain.generation import SchedulerName
 
+_OTHER_SPACINGS = ("use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas")
+
 
 class Sampler:
     """One row's scheduler, its timesteps and the row's place among them.
@@ -19,13 +22,23 @@ class Sampler:
     Wraps a diffusers scheduler so that noise of ancestral and SDE samplers comes from the row's own generator.
     """
 
-    def __init__(self, config: Mapping[str, Any], name: SchedulerName | None, *, steps: int, strength: float | None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        name: SchedulerName | None,
+        *,
+        steps: int,
+        strength: float | None,
+        use_karras_sigmas: bool | None = None,
+    ) -> None:
         """`config` is the checkpoint's scheduler_config; `name` None keeps the class it names. `strength` None starts from pure noise.
 
         With a strength in 0..1 the sampler starts int(steps * strength) steps from the end, but makes at least one.
+        `use_karras_sigmas` means nothing to samplers that know no such sigmas; None keeps what the checkpoint says.
         """
         class_name = name.value if name is not None else str(config.get("_class_name", SchedulerName.PNDM.value))
-        self.scheduler: Any = getattr(diffusers, class_name).from_config(dict(config))
+        scheduler_class = getattr(diffusers, class_name)
+        self.scheduler: Any = scheduler_class.from_config(_spaced(config, scheduler_class, use_karras_sigmas=use_karras_sigmas))
         self.scheduler.set_timesteps(steps, device="cpu")
         order = int(self.scheduler.order)
         first = 0
@@ -67,9 +80,37 @@ class Sampler:
         scaled: Tensor = self.scheduler.scale_model_input(latents, self.timestep)
         return scaled
 
+    def denoised(self, predicted: Tensor, latents: Tensor) -> Tensor:
+        """The clean latents that `predicted`, made at the current timestep, points to. To look at: the sampler doesn't move by it."""
+        # Every scheduler scales the model's input to the variance-preserving form, whichever form it keeps its latents in.
+        noisy = self.model_input(latents)
+        signal = self._kept_signal()
+        keep, noise = math.sqrt(signal), math.sqrt(1 - signal)
+        kind = str(self.scheduler.config.prediction_type)
+        if kind == "sample":
+            return predicted
+        return keep * noisy - noise * predicted if kind == "v_prediction" else (noisy - noise * predicted) / keep
+
+    def _kept_signal(self) -> float:
+        """The cumulated alpha at the current timestep; those of Karras sigmas may lie between two that were trained."""
+        alphas = self.scheduler.alphas_cumprod
+        at = min(max(float(self.timestep), 0.0), len(alphas) - 1.0)
+        below, share = int(at), at - int(at)
+        above = min(below + 1, len(alphas) - 1)
+        return float(alphas[below]) * (1 - share) + float(alphas[above]) * share
+
     def advance(self, predicted: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Latents after the current timestep; moves on to the next."""
         extra = {"generator": generator} if self._takes_generator else {}
         stepped: Tensor = self.scheduler.step(predicted, self.timestep, latents, return_dict=False, **extra)[0]
         self.position += 1
         return stepped
+
+
+def _spaced(config: Mapping[str, Any], scheduler_class: Any, *, use_karras_sigmas: bool | None) -> dict[str, Any]:
+    known = inspect.signature(scheduler_class.__init__).parameters
+    if use_karras_sigmas is None or "use_karras_sigmas" not in known:
+        return dict(config)
+    # Schedulers refuse two ways of spacing at once, and the request's goes before the checkpoint's.
+    others = {name: False for name in _OTHER_SPACINGS if use_karras_sigmas and config.get(name)}
+    return {**config, **others, "use_karras_sigmas": use_karras_sigmas}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -11,8 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
-from sdapi.domain.job import DialectName, Job, JobStatus, NewJob
-from sdapi.jobs.estimates import DrawnWork
+from sdapi.domain.job import Job, JobStatus, NewJob
 from sdapi.jobs.repository import JobRepository
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -28,7 +28,7 @@ def a_job(
 ) -> NewJob:
     return NewJob(
         client_id=client_id,
-        dialect=DialectName.GOAPI,
+        dialect="goapi",
         request=request or Txt2Img(checkpoint="demo", prompt="a red circle", seed=7),
         cost=cost,
         output_names=output_names,
@@ -68,7 +68,7 @@ async def test_a_job_comes_back_as_it_was_recorded(sessions: Sessions) -> None:
     assert job == Job(
         id=job.id,
         client_id=1,
-        dialect=DialectName.GOAPI,
+        dialect="goapi",
         request=request,
         status=JobStatus.QUEUED,
         cost=0.1,
@@ -265,7 +265,7 @@ async def test_a_heartbeat_tells_which_of_its_jobs_to_cancel(sessions: Sessions)
     await claim(sessions, 1, worker="w2")
     async with sessions.begin() as session:
         for job in (second, foreign):
-            asked = await JobRepository(session).request_cancel(job.id, client_id=1, now=NOW)
+            asked, _ = await JobRepository(session).request_cancel(job.id, client_id=1, now=NOW)
             assert asked is not None
             assert (asked.status, asked.cancel_requested) == (JobStatus.RUNNING, True)
 
@@ -286,7 +286,8 @@ async def test_cancelling_a_queued_job_ends_it_at_once(sessions: Sessions) -> No
     (job,) = await add(sessions, a_job())
 
     async with sessions.begin() as session:
-        cancelled = await JobRepository(session).request_cancel(job.id, client_id=1, now=at(1))
+        cancelled, has_ended = await JobRepository(session).request_cancel(job.id, client_id=1, now=at(1))
+    assert has_ended
 
     assert cancelled == await get(sessions, job)
     assert (cancelled.status, cancelled.finished_at) == (JobStatus.CANCELLED, at(1))
@@ -300,17 +301,43 @@ async def test_cancelling_a_finished_job_changes_nothing(sessions: Sessions) -> 
     async with sessions.begin() as session:
         repository = JobRepository(session)
         done = await repository.finish(job.id, "w1", now=at(1), generation_time_s=1)
-        assert await repository.request_cancel(job.id, client_id=1, now=at(2)) == done
+        assert await repository.request_cancel(job.id, client_id=1, now=at(2)) == (done, False)
 
 
 async def test_nobody_cancels_another_clients_job(sessions: Sessions) -> None:
     (job,) = await add(sessions, a_job(client_id=1))
 
     async with sessions.begin() as session:
-        assert await JobRepository(session).request_cancel(job.id, client_id=2, now=NOW) is None
-        assert await JobRepository(session).request_cancel(job.id + 1, client_id=None, now=NOW) is None
+        assert await JobRepository(session).request_cancel(job.id, client_id=2, now=NOW) == (None, False)
+        assert await JobRepository(session).request_cancel(job.id + 1, client_id=None, now=NOW) == (None, False)
 
     assert await get(sessions, job) == job
+
+
+async def test_clearing_the_queue_ends_what_waits_and_nothing_else(sessions: Sessions) -> None:
+    running, *waiting = await add(sessions, a_job(), a_job(), a_job(client_id=2))
+    await claim(sessions, 1)
+
+    async with sessions.begin() as session:
+        ended = await JobRepository(session).cancel_queued(now=at(5))
+
+    assert {job.id for job in ended} == {job.id for job in waiting}
+    assert {(job.status, job.finished_at) for job in ended} == {(JobStatus.CANCELLED, at(5))}
+    assert (await get(sessions, running)).status is JobStatus.RUNNING
+    assert await claim(sessions, 5) == []
+
+
+async def test_an_idempotency_key_makes_one_job_per_client(sessions: Sessions) -> None:
+    first, other = await add(sessions, replace(a_job(), idempotency_key="k"), replace(a_job(client_id=2), idempotency_key="k"))
+
+    with pytest.raises(IntegrityError):
+        await add(sessions, replace(a_job(), idempotency_key="k"))
+
+    async with sessions() as session:
+        repository = JobRepository(session)
+        assert await repository.by_idempotency_key(1, "k") == first
+        assert await repository.by_idempotency_key(2, "k") == other
+        assert await repository.by_idempotency_key(1, "other") is None
 
 
 # -- back to the queue
@@ -402,31 +429,6 @@ async def test_queued_jobs_are_counted_for_all_and_for_each_client(sessions: Ses
         assert [await repository.queued_count(), await repository.queued_count(1), await repository.queued_count(3)] == [2, 1, 0]
 
 
-async def test_what_is_before_a_job_is_what_runs_and_what_was_queued_earlier(sessions: Sessions) -> None:
-    running, earlier, job, _later = await add(sessions, a_job(cost=1), a_job(cost=2), a_job(cost=4), a_job(cost=8))
-    await claim(sessions, 1)
-
-    async with sessions() as session:
-        repository = JobRepository(session)
-        assert sorted(await repository.ahead_of(job)) == sorted([(running.id, 1.0), (earlier.id, 2.0)])
-        assert await repository.ahead_of(earlier) == [(running.id, 1.0)]
-        assert await repository.ahead_of(running) == []
-
-
-async def test_the_speed_is_reckoned_from_the_last_jobs_that_succeeded(sessions: Sessions) -> None:
-    jobs = await add(sessions, a_job(cost=1000), a_job(cost=10), a_job(cost=20), a_job(cost=5))
-    async with sessions() as session:
-        assert await JobRepository(session).recently_drawn() == []
-    await claim(sessions, 4)
-    async with sessions.begin() as session:
-        for second, job in enumerate(jobs[:3]):
-            await JobRepository(session).finish(job.id, "w1", now=at(second), generation_time_s=2.5)
-        await JobRepository(session).fail(jobs[3].id, "w1", "no", now=at(9))
-
-    async with sessions() as session:
-        assert await JobRepository(session).recently_drawn(2) == [DrawnWork(20, at(2), 2.5), DrawnWork(10, at(1), 2.5)]
-
-
 # -- retention
 
 
@@ -487,3 +489,16 @@ async def test_statuses_are_stored_by_their_values(sessions: Sessions) -> None:
 
     async with sessions() as session:
         assert (await session.execute(text("SELECT status, dialect FROM jobs"))).one() == ("queued", "goapi")
+
+
+async def test_temporary_files_expire_sooner(sessions: Sessions) -> None:
+    kept, temporary = await add(sessions, a_job(), replace(a_job(), is_temporary=True))
+    await claim(sessions, 2)
+    async with sessions.begin() as session:
+        for job in (kept, temporary):
+            await JobRepository(session).finish(job.id, "w1", now=at(10), generation_time_s=1)
+
+    async with sessions() as session:
+        expired = await JobRepository(session).expired(at(5), 9, temporary_before=at(15))
+
+    assert [job.id for job in expired] == [temporary.id]

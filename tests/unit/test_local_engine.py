@@ -49,6 +49,32 @@ async def test_room_counts_pictures_and_comes_back(tmp_path: Path) -> None:
     await engine.stop()
 
 
+async def test_a_kind_that_can_not_be_drawn_fails_without_starting_the_device(tmp_path: Path) -> None:
+    engine = an_engine(tmp_path, device="abacus")
+    outcome = await engine.draw(work(panorama=True), ignore, threading.Event())
+    assert outcome == Failed("Panorama is not available on this server.")
+    assert engine.problem() is None
+    await engine.stop()
+
+
+async def test_what_is_drawn_can_be_looked_at_and_caches_cleared_meanwhile(tmp_path: Path) -> None:
+    engine = an_engine(tmp_path)
+    assert (await engine.preview(1), await engine.clear_caches()) == (None, 0)
+    started, cancelled = asyncio.Event(), threading.Event()
+    drawing = asyncio.create_task(engine.draw(work(steps=51, samples=4, width=128, height=128), lambda _: started.set(), cancelled))
+    await asyncio.wait_for(started.wait(), 60)
+    preview = await engine.preview(1)
+    assert preview is not None
+    assert preview.size == (128, 128)
+    assert await engine.preview(2) is None
+    assert await engine.clear_caches() > 0, "the encoded prompts"
+    cancelled.set()
+    assert isinstance(await drawing, Cancelled)
+    assert await engine.clear_caches() > 1_000_000, "the model nobody uses any more"
+    await engine.stop()
+    assert (await engine.preview(1), await engine.clear_caches()) == (None, 0)
+
+
 async def test_stopping_gives_up_what_is_running_and_takes_nothing_more(tmp_path: Path) -> None:
     engine = an_engine(tmp_path)
     started = asyncio.Event()

@@ -20,6 +20,8 @@ from sdapi.pipelines.row import BatchKey, Row
 from sdapi.pipelines.samplers import Sampler
 
 _LATENT_SCALE = 8
+_PREVIEW_LATENTS = 32
+"""Longest side of what a preview decodes (256 px): enough to see what it becomes, and little work beside a step."""
 
 
 class UnetModel:
@@ -49,7 +51,13 @@ class UnetModel:
         for sample in range(request.samples):
             generator = torch.Generator("cpu").manual_seed((request.seed + sample) % 2**32)
             strength = request.strength if isinstance(request, Img2Img) else None
-            sampler = Sampler(self._parts.scheduler_config, request.scheduler, steps=request.steps, strength=strength)
+            sampler = Sampler(
+                self._parts.scheduler_config,
+                request.scheduler,
+                steps=request.steps,
+                strength=strength,
+                use_karras_sigmas=request.use_karras_sigmas,
+            )
             latents = self._first_latents(key, sampler, generator, init_image)
             rows.append(Row(key, latents, sampler, generator, context, negative, request.guidance_scale))
         return rows
@@ -105,6 +113,26 @@ class UnetModel:
         """The finished row's picture, RGB. Raises ArithmeticError when the latents are not numbers any more."""
         if not torch.isfinite(row.latents).all():
             raise ArithmeticError("the latents overflowed")
-        decoded: Tensor = self._parts.vae.decode(row.latents / self._parts.vae.config.scaling_factor, return_dict=False)[0]
+        return self._decoded(row.latents)
+
+    @torch.inference_mode()
+    def preview(self, row: Row, predicted: Tensor) -> Image.Image:
+        """What the row is about to become, by the noise just predicted for it, RGB, at most 256 px long. Changes nothing of the row."""
+        clean = row.sampler.denoised(predicted, row.latents)
+        if not torch.isfinite(clean).all():
+            raise ArithmeticError("the latents overflowed")
+        height, width = clean.shape[-2:]
+        shrink = max(height, width) / _PREVIEW_LATENTS
+        if shrink > 1:
+            smaller = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+            clean = torch.nn.functional.adaptive_avg_pool2d(clean, smaller)
+        return self._decoded(clean)
+
+    def clear_caches(self) -> int:
+        """Forget what could be made again; how many bytes it took."""
+        return self._prompts.clear_cache()
+
+    def _decoded(self, latents: Tensor) -> Image.Image:
+        decoded: Tensor = self._parts.vae.decode(latents / self._parts.vae.config.scaling_factor, return_dict=False)[0]
         pixels = (decoded / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
         return Image.fromarray((pixels * 255).round().astype(np.uint8))
