@@ -24,6 +24,7 @@ RUN if [ -n "$TORCH_INDEX_URL" ]; then \
 COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
 COPY models/demo models/demo
+COPY tests/golden tests/golden
 COPY sdapi sdapi
 RUN pip install --no-deps .
 

@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve test check bench demo-model-report format clean
+.PHONY: serve test fuzz check bench demo-model-report format clean
 
 serve: $(VENV)/.installed  ## install, migrate, serve on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/sdapi serve
 
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/pytest
+
+fuzz: $(VENV)/.dev  ## send 5,000 requests nobody would send to a server; `make test` sends 300
+	SDAPI_FUZZ_CASES=5000 $(BIN)/pytest tests/fuzz
 
 check: $(VENV)/.dev  ## formatting, lints, types, layers
 	$(BIN)/ruff format --check .

@@ -99,6 +99,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """See AsyncNetworkBackend. Raises AddressRefused besides httpcore's own errors."""
+        if not 0 < port < 2**16:
+            # URLs may carry any number; deeper down it would be an OverflowError that nobody expects.
+            raise httpcore.ConnectError("there is no such port")
         deadline = None if timeout is None else time.monotonic() + timeout
         addresses = await self._checked_addresses(host, port, timeout)
         failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError("the name has no address")

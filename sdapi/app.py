@@ -12,19 +12,26 @@ from fastapi.middleware.cors import CORSMiddleware
 from sdapi.db.migrations import upgrade
 from sdapi.http import error_handlers
 from sdapi.http.access_log import AccessLog
+from sdapi.http.answer_schemas import REFUSALS
+from sdapi.http.metrics import RequestMetrics
 from sdapi.http.routers import all_routers
-from sdapi.services import open_services
+from sdapi.http.slashes import SlashTolerance
+from sdapi.jobs.scrape import Scrape
+from sdapi.metrics import Metrics
+from sdapi.services import DIALECTS, open_services
 from sdapi.settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings. Its lifespan migrates the database and opens the services."""
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await upgrade(settings.sqlalchemy_url)
-        async with open_services(settings) as services:
+        async with open_services(settings, metrics) as services:
             app.state.services = services
+            app.state.scrape = Scrape(metrics, services.sessions)
             yield
 
     app = FastAPI(
@@ -34,8 +41,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for router in all_routers():
-        app.include_router(router)
+    for router in all_routers(DIALECTS):
+        app.include_router(router, responses=REFUSALS)
     error_handlers.install(app)
     app.add_middleware(
         CORSMiddleware,
@@ -44,5 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["Retry-After", "X-Request-ID"],
     )
+    app.add_middleware(SlashTolerance)
     app.add_middleware(AccessLog)
+    app.add_middleware(RequestMetrics, metrics=metrics)
     return app

@@ -6,23 +6,30 @@ import asyncio
 import ipaddress
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
 
+from sdapi.domain.limits import LARGEST_LIMIT, OwnLimits
 from sdapi.settings import Settings
 
 if TYPE_CHECKING:
-    from sdapi.api_keys import ApiKeys
+    from sdapi.api_keys import ApiKeys, LimitChanges
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Self-hosted image generation API.")
-keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+keys = typer.Typer(no_args_is_help=True, help="Create, list, limit and revoke API keys.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(keys, name="keys")
 app.add_typer(db, name="db")
 
 T = TypeVar("T")
+
+
+def _limit(what: str, *, default: int | None = None) -> Any:
+    """An option for one of a key's limits. `default` is the number that stands for the setting's."""
+    setting = "Left out: as the setting says." if default is None else f"{default}: as the setting says."
+    return typer.Option(min=0 if default is None else default, max=LARGEST_LIMIT, help=f"{what}; 0: no limit. {setting}")
 
 
 def main() -> None:
@@ -39,7 +46,7 @@ def serve(
     import uvicorn
 
     from sdapi.logs import configure_logging
-    from sdapi.server import Server
+    from sdapi.server import Server, begin_anew
 
     settings = _settings()
     host, port = host or settings.host, settings.port if port is None else port
@@ -67,33 +74,65 @@ def serve(
         timeout_graceful_shutdown=max(1, round(settings.stop_grace_s)),
         server_header=False,
     )
-    Server(config).run()
+    server = Server(config)
+    server.run()
+    if server.restart_requested:
+        # A free port that was chosen for us stays ours: who asked for the restart knows no other.
+        begin_anew(*([] if port else ["--port", str(server.port)]))
 
 
 @keys.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="Whose key it is, for your own records.")] = "default",
     enterprise: Annotated[bool, typer.Option("--enterprise", help="Allow administration calls.")] = False,
+    max_queued: Annotated[int | None, _limit("Requests that may wait at once")] = None,
+    per_minute: Annotated[int | None, _limit("Requests for pictures in a minute")] = None,
+    daily_pictures: Annotated[int | None, _limit("Pictures in a day, in UTC")] = None,
 ) -> None:
     """Create a key and print it, once."""
 
     async def create(api_keys: ApiKeys) -> str:
-        return (await api_keys.create(name, "enterprise" if enterprise else "user"))[1]
+        limits = OwnLimits(max_queued, per_minute, daily_pictures)
+        return (await api_keys.create(name, "enterprise" if enterprise else "user", limits))[1]
 
     typer.echo(_with_keys(create))
 
 
 @keys.command("list")
 def keys_list() -> None:
-    """List the keys: id, beginning, name, role, state."""
+    """List the keys: id, beginning, name, role, state, day it was made, limits of its own."""
 
     async def rows(api_keys: ApiKeys) -> list[str]:
         return [
             f"{key.id:>4}  {key.prefix}…  {key.name}  {key.role}  {'revoked' if key.revoked_at else 'valid'}  {key.created_at:%Y-%m-%d}"
+            f"{_shown(key.limits)}"
             for key in await api_keys.list()
         ]
 
     typer.echo("\n".join(_with_keys(rows)) or "no keys yet: `sdapi keys create`")
+
+
+@keys.command("limit")
+def keys_limit(
+    key: Annotated[str, typer.Argument(help="The key's id or its beginning, as `keys list` shows them.")],
+    max_queued: Annotated[int | None, _limit("Requests that may wait at once", default=-1)] = None,
+    per_minute: Annotated[int | None, _limit("Requests for pictures in a minute", default=-1)] = None,
+    daily_pictures: Annotated[int | None, _limit("Pictures in a day, in UTC", default=-1)] = None,
+) -> None:
+    """Change a key's limits; those not named stay. Running servers notice within 5 seconds."""
+    changes: LimitChanges = {}
+    if max_queued is not None:
+        changes["max_queued_jobs"] = None if max_queued < 0 else max_queued
+    if per_minute is not None:
+        changes["requests_per_minute"] = None if per_minute < 0 else per_minute
+    if daily_pictures is not None:
+        changes["daily_pictures"] = None if daily_pictures < 0 else daily_pictures
+
+    async def limit(api_keys: ApiKeys) -> str | None:
+        changed = await api_keys.set_limits(key, **changes)
+        return None if changed is None else f"{changed.id}  {changed.name}{_shown(changed.limits) or '  no limits of its own'}"
+
+    typer.echo(_with_keys(limit) or _fail(f"there is no key {key!r}"))
 
 
 @keys.command("revoke")
@@ -129,6 +168,20 @@ def db_upgrade() -> None:
     typer.echo("the database is up to date")
 
 
+@app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print the text that receivers of webhooks verify the X-SDAPI-Signature with."""
+    from sdapi.domain.errors import SdapiError
+    from sdapi.services import open_secret
+    from sdapi.services import webhook_secret as secret_of
+
+    settings = _settings()
+    try:
+        typer.echo(secret_of(settings, open_secret(settings)))
+    except SdapiError as unusable:
+        _fail(str(unusable))
+
+
 @app.command()
 def doctor() -> None:
     """Check the installation from settings to a drawn picture, and say what is wrong."""
@@ -138,6 +191,11 @@ def doctor() -> None:
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}: {finding.detail}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _shown(limits: OwnLimits) -> str:
+    named = {"max-queued": limits.max_queued_jobs, "per-minute": limits.requests_per_minute, "daily-pictures": limits.daily_pictures}
+    return "".join(f"  {name} {'unlimited' if limit == 0 else limit}" for name, limit in named.items() if limit is not None)
 
 
 def _settings() -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,19 +13,41 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.api_keys import ApiKeys
-from sdapi.catalog import Catalog, embedded_model_dir
+from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.db.session import open_database
+from sdapi.dialects import enterprise, goapi, v3, v6
+from sdapi.dialects.administration import download_webhook_body
+from sdapi.dialects.base import Dialect, ReadLimits
 from sdapi.domain.errors import SdapiError
+from sdapi.domain.job import Job
+from sdapi.domain.limits import KeyLimits
 from sdapi.engine.base import Engine
 from sdapi.engine.local import LocalEngine
 from sdapi.http.limits import HttpLimits
 from sdapi.jobs.board import JobBoard
 from sdapi.jobs.dispatcher import Dispatcher, DispatchTimes
+from sdapi.jobs.endings import Endings
+from sdapi.jobs.eta import Estimator
+from sdapi.jobs.previews import Previews
+from sdapi.jobs.requests import RequestBuilder
 from sdapi.jobs.retention import Retention
 from sdapi.jobs.service import JobService, QueueLimits
+from sdapi.machine import Machine
+from sdapi.metrics import Metrics
+from sdapi.model_downloads import Download, DownloadSources, DownloadTimes, ModelDownloads
+from sdapi.quotas import Quotas
 from sdapi.remote_images import RemoteImages
+from sdapi.restart import Restarts
+from sdapi.server_secret import ServerSecret, open_server_secret
 from sdapi.settings import Settings
-from sdapi.storage import LocalStorage, Storage
+from sdapi.storage import LocalStorage, S3Storage, Storage, StorageTargets, SwitchingStorage, configured_target
+from sdapi.storage.client_buckets import ClientBuckets
+from sdapi.updates import Updates
+from sdapi.uploads import Uploads
+from sdapi.webhooks import WebhookSender, enqueue, open_webhook_client, secret_text
+
+DIALECTS: tuple[Dialect, ...] = (goapi, v3, v6, enterprise)
+"""Every dialect that is spoken here; each has a routes module of its name in `sdapi/http/`."""
 
 _RETENTION_INTERVAL_S = 3600.0
 
@@ -35,14 +57,27 @@ class Services:
     """Everything the HTTP edge and the command line work with."""
 
     jobs: JobService
+    previews: Previews
+    dialects: Mapping[str, Dialect]
     api_keys: ApiKeys
     storage: Storage
+    storage_targets: StorageTargets
     catalog: Catalog
+    assets: Assets
+    downloads: ModelDownloads
+    images: RemoteImages
+    uploads: Uploads
+    quotas: Quotas
+    restarts: Restarts
+    updates: Updates
+    machine: Machine
     limits: HttpLimits
     engine: Engine
     board: JobBoard
     dispatcher: Dispatcher
     retention: Retention
+    webhooks: WebhookSender
+    metrics: Metrics
     default_model: str
     sessions: async_sessionmaker[AsyncSession]
 
@@ -53,7 +88,13 @@ class Services:
                 await session.execute(text("SELECT 1"))
         except (OSError, SQLAlchemyError):
             return "the database does not answer"
-        return self.dispatcher.problem() or self.retention.problem() or self.engine.problem()
+        return (
+            self.dispatcher.problem()
+            or self.retention.problem()
+            or self.webhooks.problem()
+            or self.downloads.problem()
+            or self.engine.problem()
+        )
 
     async def not_ready(self) -> list[str]:
         """Why no picture could be drawn now; empty when one could."""
@@ -70,6 +111,7 @@ class Services:
         """Claim nothing more and let waiting calls answer `processing`."""
         self.board.closing.set()
         self.dispatcher.begin_stop()
+        self.downloads.begin_stop()
 
 
 def _now() -> datetime:
@@ -104,6 +146,76 @@ def open_api_keys(settings: Settings, sessions: async_sessionmaker[AsyncSession]
     return ApiKeys(sessions, settings.api_key.get_secret_value() if settings.api_key else None, _now)
 
 
+def open_secret(settings: Settings) -> ServerSecret:
+    """What webhooks are signed and credentials sealed with. Reads or makes a file, so call it in a thread where that matters."""
+    return open_server_secret(settings.secret_key.get_secret_value() if settings.secret_key else None, settings.data_dir)
+
+
+def webhook_secret(settings: Settings, secret: ServerSecret) -> str:
+    """The text receivers of webhooks verify with."""
+    configured = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+    return secret_text(configured, secret.subkey("webhooks"))
+
+
+def _configured_bucket(settings: Settings) -> S3Storage | None:
+    if not settings.s3_bucket:
+        return None
+    target = configured_target(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        region_name=settings.s3_region,
+        public_url=settings.s3_public_url,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=settings.s3_secret_access_key.get_secret_value() if settings.s3_secret_access_key else None,
+        directory=settings.s3_directory,
+    )
+    return S3Storage(target, link_lifetime=timedelta(seconds=settings.s3_link_lifetime_s))
+
+
+async def _open_storage(
+    stack: AsyncExitStack, settings: Settings, sessions: async_sessionmaker[AsyncSession], secret: ServerSecret
+) -> tuple[SwitchingStorage, StorageTargets]:
+    buckets = ClientBuckets(allow_private=settings.allow_private_urls, link_lifetime=timedelta(seconds=settings.s3_link_lifetime_s))
+    stack.push_async_callback(buckets.aclose)
+    targets = StorageTargets(
+        sessions=sessions,
+        sealer=secret.sealer("storage targets"),
+        buckets=buckets,
+        keep_former=timedelta(days=settings.retention_days),
+        now=_now,
+    )
+    storage = SwitchingStorage(local=LocalStorage(settings.data_dir / "images"), configured=_configured_bucket(settings), targets=targets)
+    await storage.open()
+    return storage, targets
+
+
+async def _open_webhooks(
+    stack: AsyncExitStack, settings: Settings, sessions: async_sessionmaker[AsyncSession], secret: ServerSecret
+) -> WebhookSender:
+    client = await stack.enter_async_context(open_webhook_client(allow_private=settings.allow_private_urls))
+    return WebhookSender(sessions=sessions, client=client, secret=webhook_secret(settings, secret).encode(), now=_now)
+
+
+def _open_downloads(settings: Settings, sessions: async_sessionmaker[AsyncSession]) -> ModelDownloads:
+    def on_end(session: AsyncSession, download: Download) -> None:
+        if download.webhook_url is not None:
+            enqueue(session, url=download.webhook_url, body=download_webhook_body(download), now=_now())
+
+    return ModelDownloads(
+        sessions=sessions,
+        models_dir=settings.models_dir,
+        sources=DownloadSources(
+            hub_url=settings.hub_url,
+            hosts=settings.model_hosts,
+            max_bytes=settings.model_download_max_bytes,
+            allow_private=settings.allow_private_urls,
+        ),
+        times=DownloadTimes(settings.heartbeat_s, settings.stale_after_s, settings.max_attempts),
+        now=_now,
+        on_end=on_end,
+    )
+
+
 def _open_images(settings: Settings, storage: Storage) -> RemoteImages:
     return RemoteImages(
         storage=storage,
@@ -114,35 +226,59 @@ def _open_images(settings: Settings, storage: Storage) -> RemoteImages:
     )
 
 
+def _open_quotas(settings: Settings, sessions: async_sessionmaker[AsyncSession]) -> Quotas:
+    defaults = KeyLimits(
+        max_queued_jobs=settings.key_max_queued_jobs,
+        requests_per_minute=settings.key_requests_per_minute,
+        daily_pictures=settings.key_daily_pictures,
+    )
+    return Quotas(sessions, defaults=defaults, repeats_per_30_s=settings.repeats_per_30_s, now=_now)
+
+
 def _http_limits(settings: Settings) -> HttpLimits:
     return HttpLimits(
         max_body_bytes=settings.max_body_bytes,
-        max_side_px=settings.max_side_px,
+        reading=ReadLimits(max_side_px=settings.max_side_px),
         sync_wait_s=settings.sync_wait_s,
         fetch_requires_key=settings.fetch_requires_key,
+        standard_error_status=settings.error_status == "standard",
         public_url=settings.public_url,
     )
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Build and start what `settings` asks for; stop and close it in reverse order. The database must be migrated."""
     async with AsyncExitStack() as stack:
         sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url, pool_size=settings.database_pool_size))
-        storage = LocalStorage(settings.data_dir / "images")
-        await storage.open()
+        secret = await asyncio.to_thread(open_secret, settings)
+        storage, targets = await _open_storage(stack, settings, sessions, secret)
+        webhooks = await _open_webhooks(stack, settings, sessions, secret)
         catalog = open_catalog(settings)
         images = _open_images(settings, storage)
         stack.push_async_callback(images.aclose)
+        quotas = _open_quotas(settings, sessions)
         board = JobBoard()
         engine = open_engine(settings, catalog)
+        dialects = {dialect.NAME: dialect for dialect in DIALECTS}
+        endings = Endings(dialects, _now)
+
+        def on_end(job: Job) -> None:
+            metrics.job_ended(job.status, drawing_s=job.generation_time_s)
+            if job.webhook_url is not None:
+                webhooks.wake()
+
         jobs = JobService(
             sessions=sessions,
-            catalog=catalog,
-            images=images,
+            dialects=dialects,
+            requests=RequestBuilder(catalog=catalog, images=images, storage=storage, default_model=settings.default_model),
+            quotas=quotas,
             storage=storage,
             board=board,
-            limits=QueueLimits(settings.default_model, settings.max_queued_jobs, settings.sync_wait_s, _drawn_at_once(settings)),
+            estimator=Estimator(sessions, board, engine, drawn_at_once=_drawn_at_once(settings), now=_now),
+            endings=endings,
+            on_end=on_end,
+            limits=QueueLimits(settings.max_queued_jobs, settings.sync_wait_s),
             now=_now,
         )
         dispatcher = Dispatcher(
@@ -153,25 +289,56 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             board=board,
             times=DispatchTimes(settings.heartbeat_s, settings.stale_after_s, settings.max_attempts, settings.stop_grace_s),
             png_metadata=settings.png_metadata,
+            endings=endings,
+            on_end=on_end,
             now=_now,
         )
+        keep = timedelta(days=settings.retention_days)
+        downloads = _open_downloads(settings, sessions)
+        uploads = Uploads(sessions=sessions, storage=storage, images=images, keep=keep, now=_now)
+        restarts = Restarts()
+        updates = Updates(command=settings.update_command, timeout_s=settings.update_timeout_s, restarts=restarts)
         retention = Retention(
-            sessions=sessions, storage=storage, keep=timedelta(days=settings.retention_days), interval_s=_RETENTION_INTERVAL_S, now=_now
+            sessions=sessions,
+            storage=storage,
+            keep=keep,
+            interval_s=_RETENTION_INTERVAL_S,
+            now=_now,
+            chores=(lambda: webhooks.clean_up(_now() - keep), lambda: quotas.clean_up(_now()), uploads.clean_up),
         )
+        # What sends webhooks stops after what writes them.
+        webhooks.start()
+        stack.push_async_callback(webhooks.stop)
+        downloads.start_loop()
+        stack.push_async_callback(downloads.stop)
         dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
         retention.start()
         stack.push_async_callback(retention.stop)
+        stack.push_async_callback(updates.stop)
         yield Services(
             jobs=jobs,
+            previews=Previews(engine=engine, board=board),
+            dialects=dialects,
             api_keys=open_api_keys(settings, sessions),
             storage=storage,
+            storage_targets=targets,
             catalog=catalog,
+            assets=Assets(settings.models_dir),
+            downloads=downloads,
+            images=images,
+            uploads=uploads,
+            quotas=quotas,
+            restarts=restarts,
+            updates=updates,
+            machine=Machine(settings.device, settings.models_dir, settings.data_dir, _now()),
             limits=_http_limits(settings),
             engine=engine,
             board=board,
             dispatcher=dispatcher,
             retention=retention,
+            webhooks=webhooks,
+            metrics=metrics,
             default_model=settings.default_model,
             sessions=sessions,
         )

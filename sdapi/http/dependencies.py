@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 
-from sdapi.dialects.base import Rendered
-from sdapi.domain.errors import NotAuthorised
+from sdapi.api_keys import ApiKey
+from sdapi.dialects.base import Dialect, Rendered
+from sdapi.domain.errors import InvalidRequest, NotAllowed, NotAuthorised
 from sdapi.storage import Storage as StorageSeam
 
 from .bodies import read_body
 from .limits import HttpLimits
 from .provided import Jobs as JobsSeam
 from .provided import Services
+
+_MAX_IDEMPOTENCY_KEY_CHARS = 200
 
 KEY_HEADER = APIKeyHeader(name="X-API-KEY", auto_error=False, description="`sdapi keys create` makes one")
 """For the API's own documentation page only; the key is found by `client_id`."""
@@ -56,8 +59,8 @@ async def body(request: Request, limits: Limits) -> dict[str, object]:
     return cast("dict[str, object]", request.state.wire_body)
 
 
-async def client_id_if_any(request: Request, opened: OpenServices) -> int | None:
-    """The id of the key that came with the request, None when none came. Raises NotAuthorised for a wrong one.
+async def client_if_any(request: Request, opened: OpenServices) -> ApiKey | None:
+    """The key that came with the request, None when none came. Raises NotAuthorised for a wrong one.
 
     The body is only read when no header has a key, so a stranger's large body costs nothing.
     """
@@ -67,14 +70,36 @@ async def client_id_if_any(request: Request, opened: OpenServices) -> int | None
     client = await opened.api_keys.authenticate(plain)
     if client is None:
         raise NotAuthorised
-    return client.id
+    return client
 
 
-async def client_id(found: Annotated[int | None, Depends(client_id_if_any)]) -> int:
-    """The id of the key that came with the request. Raises NotAuthorised."""
+async def client(found: Annotated[ApiKey | None, Depends(client_if_any)]) -> ApiKey:
+    """The key that came with the request. Raises NotAuthorised."""
     if found is None:
         raise NotAuthorised
     return found
+
+
+async def enterprise_client(found: Annotated[ApiKey, Depends(client)]) -> ApiKey:
+    """The enterprise key that came with the request. Raises NotAuthorised, NotAllowed."""
+    if found.role != "enterprise":
+        raise NotAllowed
+    return found
+
+
+async def client_id(found: Annotated[ApiKey, Depends(client)]) -> int:
+    """The id of the key that came with the request. Raises NotAuthorised."""
+    return found.id
+
+
+async def idempotency_key(
+    key: Annotated[str | None, Header(alias="Idempotency-Key", description="A repeated key joins the first request's job")] = None,
+) -> str | None:
+    """The Idempotency-Key header. Raises InvalidRequest."""
+    key = (key or "").strip()
+    if len(key) > _MAX_IDEMPOTENCY_KEY_CHARS:
+        raise InvalidRequest.of("Idempotency-Key", f"The Idempotency-Key must not be longer than {_MAX_IDEMPOTENCY_KEY_CHARS} characters.")
+    return key or None
 
 
 async def public_url(request: Request, limits: Limits) -> str:
@@ -83,14 +108,18 @@ async def public_url(request: Request, limits: Limits) -> str:
 
 
 Body = Annotated[dict[str, object], Depends(body)]
+Client = Annotated[ApiKey, Depends(client)]
+ClientIfAny = Annotated[ApiKey | None, Depends(client_if_any)]
+EnterpriseClient = Annotated[ApiKey, Depends(enterprise_client)]
 ClientId = Annotated[int, Depends(client_id)]
-ClientIdIfAny = Annotated[int | None, Depends(client_id_if_any)]
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
 PublicUrl = Annotated[str, Depends(public_url)]
 
 
-def answer(rendered: Rendered) -> JSONResponse:
-    """The dialect's answer as HTTP."""
-    return JSONResponse(rendered.body, status_code=rendered.status, headers=dict(rendered.headers))
+def answer(rendered: Rendered, dialect: Dialect | None = None, limits: HttpLimits | None = None) -> JSONResponse:
+    """The dialect's answer as HTTP; 200 whatever it means where the hosted service did so and the operator hasn't chosen otherwise."""
+    always_200 = dialect is not None and dialect.ERRORS_ARE_200 and limits is not None and not limits.standard_error_status
+    return JSONResponse(rendered.body, status_code=200 if always_200 else rendered.status, headers=dict(rendered.headers))
 
 
 def _key_in_headers(request: Request) -> str | None:

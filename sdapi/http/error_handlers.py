@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Protocol
+from typing import Protocol, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sdapi.dialects import goapi
-from sdapi.dialects.base import Rendered
+from sdapi.dialects.base import Dialect, Rendered
 from sdapi.domain.errors import InvalidRequest, SdapiError
 
 from . import plain
 from .dependencies import answer
+from .provided import Services
 
 logger = logging.getLogger(__name__)
 
@@ -69,31 +69,51 @@ class CrashGuard:
             logger.exception("request failed", extra={"request_id": request_id, "method": scope["method"], "path": scope["path"]})
             if has_begun:
                 raise
-            rendered = _dialect_of(scope).render_message(500, "Internal server error", request_id=request_id)
-            await answer(rendered)(scope, receive, send)
+            rendered = _told_by(scope).render_message(500, "Internal server error", request_id=request_id)
+            await _answer(scope, rendered)(scope, receive, send)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, SdapiError)  # noqa: S101 - registered for nothing else
-    rendered = _dialect_of(request.scope).render_error(error)
+    rendered = _told_by(request.scope).render_error(error)
     if rendered.status >= 500:
         logger.error("request could not be served", exc_info=error, extra={"method": request.method, "path": request.scope["path"]})
-    return answer(rendered)
+    return _answer(request.scope, rendered)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     message = _ROUTING_MESSAGES.get(error.status_code, str(error.detail))
-    rendered = _dialect_of(request.scope).render_message(error.status_code, message)
+    rendered = _told_by(request.scope).render_message(error.status_code, message)
+    # Never 200: no hosted service had anything at this path, so no client counts on it.
     return answer(Rendered(rendered.status, rendered.body, error.headers or {}))
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
     problems = {str(problem["loc"][-1]): [f"The {problem['loc'][-1]} is not valid: {problem['msg']}."] for problem in error.errors()}
-    return answer(_dialect_of(request.scope).render_error(InvalidRequest(problems)))
+    return _answer(request.scope, _told_by(request.scope).render_error(InvalidRequest(problems)))
 
 
-def _dialect_of(scope: Scope) -> _TellsErrors:
+def _answer(scope: Scope, rendered: Rendered) -> Response:
+    return answer(rendered, _dialect_of(scope), _services(scope).limits)
+
+
+def _told_by(scope: Scope) -> _TellsErrors:
+    return _dialect_of(scope) or plain
+
+
+def _dialect_of(scope: Scope) -> Dialect | None:
+    """The dialect whose paths begin like this one; the longest beginning counts."""
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return goapi if path == "/sd" or path.startswith("/sd/") else plain
+    fits = [
+        (len(prefix), dialect)
+        for dialect in _services(scope).dialects.values()
+        for prefix in dialect.PREFIXES
+        if path == prefix or path.startswith(f"{prefix}/")
+    ]
+    return max(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
+def _services(scope: Scope) -> Services:
+    return cast("Services", scope["app"].state.services)

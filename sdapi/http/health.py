@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from .answer_schemas import REFUSAL
 from .dependencies import OpenServices
 
 _HEADERS = {"Cache-Control": "no-store"}
+_UNWELL: dict[int | str, dict[str, Any]] = {503: {"description": "Why not", "content": {"application/json": {"schema": REFUSAL}}}}
 
 
 def router() -> APIRouter:
     """Both need no key; HEAD is answered too."""
     routes = APIRouter(tags=["Health"])
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", responses=_UNWELL)
     @routes.head("/healthz", include_in_schema=False)
-    @routes.get("/healthz/", include_in_schema=False)
     async def healthz(services: OpenServices) -> JSONResponse:
         """200, or 503 with the reason."""
         problem = await services.problem()
@@ -24,9 +27,8 @@ def router() -> APIRouter:
             return JSONResponse({"status": "ok"}, headers=_HEADERS)
         return JSONResponse({"status": "error", "message": problem}, status_code=503, headers=_HEADERS)
 
-    @routes.get("/readyz")
+    @routes.get("/readyz", responses=_UNWELL)
     @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz/", include_in_schema=False)
     async def readyz(services: OpenServices) -> JSONResponse:
         """200, or 503 with every reason why nothing can be drawn."""
         reasons = list(await services.not_ready())

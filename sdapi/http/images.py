@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
 from sdapi.domain.errors import PictureUnavailable
 from sdapi.storage import Storage as StorageSeam
@@ -32,24 +32,32 @@ def router() -> APIRouter:
         """A picture. While its request is still in work the call is held for a while, then answered 404 with Retry-After."""
         if not is_name(name):  # needs to trouble neither the disk nor the database
             raise PictureUnavailable
-        path = await storage.path(name)
-        if path is None:
-            path = await _once_drawn(name, storage, jobs, limits, may_wait=request.method == "GET")
-        return await _file(request, path)
+        place = await _place(name, storage)
+        if place is None:
+            place = await _once_drawn(name, storage, jobs, limits, may_wait=request.method == "GET")
+        if isinstance(place, str):
+            # Not to be kept: the link may be a signed one that ends, and the bucket another one tomorrow.
+            return RedirectResponse(place, 302, headers={"Cache-Control": "no-store"})
+        return await _file(request, place)
 
     return routes
 
 
-async def _once_drawn(name: str, storage: StorageSeam, jobs: JobsSeam, limits: HttpLimits, *, may_wait: bool) -> Path:
+async def _place(name: str, storage: StorageSeam) -> Path | str | None:
+    """The picture's file, or the URL it is to be had from."""
+    return await storage.path(name) or await storage.link(name)
+
+
+async def _once_drawn(name: str, storage: StorageSeam, jobs: JobsSeam, limits: HttpLimits, *, may_wait: bool) -> Path | str:
     job = await jobs.promised(name)
     if job is None:
         raise PictureUnavailable
     if may_wait and not job.status.is_final:
         job = await jobs.wait(job, timeout_s=limits.sync_wait_s)
-    path = await storage.path(name)
-    if path is None:
+    place = await _place(name, storage)
+    if place is None:
         raise PictureUnavailable(retry_after_s=0 if job.status.is_final else max(1, math.ceil(await jobs.eta_s(job))))
-    return path
+    return place
 
 
 async def _file(request: Request, path: Path) -> Response:

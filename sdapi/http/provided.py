@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from sdapi.dialects.base import Asked
-from sdapi.domain.job import DialectName, Job
+from sdapi.api_keys import ApiKey
+from sdapi.dialects.base import Asked, Dialect
+from sdapi.domain.job import Job
 from sdapi.domain.progress import Progress
+from sdapi.jobs.call import Call
 from sdapi.storage import Storage
 
 from .limits import HttpLimits
 
 
+class Watch(Protocol):
+    """One listener's view of one job."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server was asked to stop."""
+
+    async def wait(self, timeout_s: float, *, or_step: bool = False) -> bool:
+        """Return when the job has changed, the server closes, with `or_step` when a step was made, or when the time is over.
+
+        Whether it was a change, or the closing.
+        """
+
+
+class Previews(Protocol):
+    """Small pictures of jobs that are being drawn."""
+
+    async def jpeg(self, job_id: int) -> bytes | None:
+        """What the job is becoming; None where there is nothing to see in this process."""
+
+
 class Jobs(Protocol):
     """Submit, wait, fetch, cancel. Jobs of other clients are never found: those raise JobNotFound."""
 
-    async def submit_and_wait(self, asked: Asked, *, client_id: int, dialect: DialectName, public_url: str) -> Job:
+    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
         """Record the job, and hold on for its picture unless that would take longer than the sync wait.
 
         Raises InvalidRequest, ModelNotFound, QueueFull, ImageRefused.
@@ -37,6 +61,9 @@ class Jobs(Protocol):
     def progress(self, job_id: int) -> Progress | None:
         """How far a running job is; None when it isn't running here."""
 
+    def watch(self, job_id: int) -> AbstractAsyncContextManager[Watch]:
+        """Notice what happens to the job while the context lasts."""
+
     async def cancel(self, job_id: int, *, client_id: int) -> Job:
         """Ask for a stop; a final job stays as it is. Raises JobNotFound."""
 
@@ -47,18 +74,10 @@ class Jobs(Protocol):
         """The job that makes, or made, the picture of this name in storage."""
 
 
-class Client(Protocol):
-    """The bearer of a valid key."""
-
-    @property
-    def id(self) -> int:
-        """Row id of the key."""
-
-
 class ApiKeys(Protocol):
     """Knows which keys are valid."""
 
-    async def authenticate(self, plain: str) -> Client | None:
+    async def authenticate(self, plain: str) -> ApiKey | None:
         """None for an unknown or revoked key."""
 
 
@@ -70,8 +89,16 @@ class Services(Protocol):
         """The queue."""
 
     @property
+    def previews(self) -> Previews:
+        """Looks at what is being drawn."""
+
+    @property
     def api_keys(self) -> ApiKeys:
         """The keys."""
+
+    @property
+    def dialects(self) -> Mapping[str, Dialect]:
+        """By their names."""
 
     @property
     def storage(self) -> Storage:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +12,38 @@ from typing import TYPE_CHECKING
 import httpx
 from fastapi import FastAPI
 
-from sdapi.dialects.base import Asked
+from sdapi.api_keys import ApiKey
+from sdapi.db.tables import KeyRole
+from sdapi.dialects import goapi
+from sdapi.dialects.base import Asked, Dialect, ReadLimits
 from sdapi.domain.errors import JobNotFound
 from sdapi.domain.generation import Img2Img, Txt2Img
-from sdapi.domain.job import DialectName, Job, JobStatus
+from sdapi.domain.job import Job, JobStatus
+from sdapi.domain.limits import OwnLimits
 from sdapi.domain.progress import Progress
 from sdapi.http import error_handlers, provided
 from sdapi.http.limits import HttpLimits
 from sdapi.http.routers import all_routers
+from sdapi.http.slashes import SlashTolerance
+from sdapi.jobs.board import JobBoard, Watch
+from sdapi.jobs.call import Call
+from sdapi.services import DIALECTS
 from sdapi.storage import LocalStorage
 
 if TYPE_CHECKING:
     from sdapi.services import Services
 
 KEY = "sd_good"
+ENTERPRISE_KEY = "sd_enterprise"
 CLIENT_ID = 7
-LIMITS = HttpLimits(max_body_bytes=65_536, max_side_px=1024, sync_wait_s=20, fetch_requires_key=False, public_url=None)
+LIMITS = HttpLimits(
+    max_body_bytes=65_536,
+    reading=ReadLimits(max_side_px=1024),
+    sync_wait_s=20,
+    fetch_requires_key=False,
+    standard_error_status=False,
+    public_url=None,
+)
 
 
 def the_real_services_fit(services: Services) -> provided.Services:
@@ -41,7 +57,7 @@ def a_job(**changes: object) -> Job:
     job = Job(
         id=28225389,
         client_id=CLIENT_ID,
-        dialect=DialectName.GOAPI,
+        dialect=goapi.NAME,
         request=Txt2Img(checkpoint="demo", prompt="a cat", negative_prompt="blurry", seed=4107109214),
         status=JobStatus.SUCCEEDED,
         cost=1.0,
@@ -75,22 +91,37 @@ class FakeJobs:
     jobs: dict[int, Job] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     waited_s: list[float] = field(default_factory=list)
+    board: JobBoard = field(default_factory=JobBoard)
+    after_looks: dict[int, Job] = field(default_factory=dict)
+    """What a job has become by the so-manieth time it is fetched, without anybody saying so."""
+    looks: int = 0
 
     def add(self, job: Job) -> Job:
         self.jobs[job.id] = job
         return job
 
-    async def submit_and_wait(self, asked: Asked, *, client_id: int, dialect: DialectName, public_url: str) -> Job:
+    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
         if self.refusal is not None:
             raise self.refusal
         self.asked.append(asked)
-        return self.add(a_job(id=100 + len(self.jobs), client_id=client_id, dialect=dialect, public_url=public_url, status=self.outcome))
+        job = a_job(
+            id=100 + len(self.jobs),
+            client_id=call.client.id,
+            dialect=call.dialect,
+            public_url=call.public_url,
+            status=self.outcome,
+            echo={"endpoint": asked.endpoint, "model_id": asked.model_id or "demo", "file_prefix": "one", **asked.echo},
+        )
+        return self.add(job)
 
     async def wait(self, job: Job, *, timeout_s: float) -> Job:
         self.waited_s.append(timeout_s)
         return self.add(self.when_waited(job))
 
     async def fetch(self, job_id: int, *, client_id: int | None) -> Job:
+        self.looks += 1
+        if self.looks in self.after_looks:
+            self.add(self.after_looks[self.looks])
         job = self.jobs.get(job_id)
         if job is None or client_id not in (None, job.client_id):
             raise JobNotFound
@@ -105,6 +136,9 @@ class FakeJobs:
     def progress(self, job_id: int) -> Progress | None:
         return Progress(step=4, steps=30) if self.jobs[job_id].status is JobStatus.RUNNING else None
 
+    def watch(self, job_id: int) -> AbstractAsyncContextManager[Watch]:
+        return self.board.watch(job_id)
+
     async def cancel(self, job_id: int, *, client_id: int) -> Job:
         return self.add(replace(await self.fetch(job_id, client_id=client_id), status=JobStatus.CANCELLED))
 
@@ -115,25 +149,35 @@ class FakeJobs:
         return next((job for job in self.jobs.values() if name in job.output_names), None)
 
 
-@dataclass(frozen=True)
-class FakeClient:
-    id: int
+@dataclass
+class FakePreviews:
+    """Has these pictures to show."""
+
+    jpegs: dict[int, bytes] = field(default_factory=dict)
+
+    async def jpeg(self, job_id: int) -> bytes | None:
+        return self.jpegs.get(job_id)
 
 
 class FakeKeys:
-    """One key is good."""
+    """One key is good, and one is an enterprise key."""
 
-    async def authenticate(self, plain: str) -> FakeClient | None:
-        return FakeClient(CLIENT_ID) if plain == KEY else None
+    async def authenticate(self, plain: str) -> ApiKey | None:
+        roles: dict[str, KeyRole] = {KEY: "user", ENTERPRISE_KEY: "enterprise"}
+        at = datetime(2024, 5, 1, 12, tzinfo=UTC)
+        role = roles.get(plain)
+        return None if role is None else ApiKey(CLIENT_ID, "test", role, plain[:8], at, None, OwnLimits())
 
 
 @dataclass
 class FakeServices:
     storage: LocalStorage
     jobs: FakeJobs = field(default_factory=FakeJobs)
+    previews: FakePreviews = field(default_factory=FakePreviews)
     api_keys: FakeKeys = field(default_factory=FakeKeys)
     limits: HttpLimits = LIMITS
     trouble: str | None = None
+    dialects: Mapping[str, Dialect] = field(default_factory=lambda: {dialect.NAME: dialect for dialect in DIALECTS})
 
     async def problem(self) -> str | None:
         return self.trouble
@@ -150,9 +194,10 @@ def fake_services(folder: Path) -> FakeServices:
 async def http_client(services: provided.Services) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app made of the routers, the error handlers and these services."""
     app = FastAPI(redirect_slashes=False)
-    for router in all_routers():
+    for router in all_routers(DIALECTS):
         app.include_router(router)
     error_handlers.install(app)
+    app.add_middleware(SlashTolerance)
     app.state.services = services
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client

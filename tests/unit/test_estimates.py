@@ -1,14 +1,11 @@
-"""Cost and eta: what the queue reckons with."""
+"""What a job costs, and in what steps."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
-from sdapi.domain.generation import Img2Img, Txt2Img
-from sdapi.domain.progress import Progress
-from sdapi.jobs.estimates import DEFAULT_SPEED, DrawnWork, cost_left, cost_of, eta_s, speed_of
+from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Text2Video, Txt2Img, Upscale
+from sdapi.jobs.estimates import cost_of, shape_of
 
 
 def a_request(**changes: object) -> Txt2Img:
@@ -29,28 +26,63 @@ def test_img2img_costs_only_the_steps_it_takes() -> None:
     assert cost_of(half) < 0.6 * cost_of(a_request())
 
 
-def test_what_is_left_shrinks_with_every_step() -> None:
-    assert cost_left(10, Progress(15, 20)) == 2.5
-    assert cost_left(10, None) == 10
+EVERY_KIND: tuple[AnyRequest, ...] = (
+    a_request(),
+    Img2Img.model_validate({**a_request().model_dump(exclude={"kind"}), "init_image": "x"}),
+    Inpaint.model_validate({**a_request().model_dump(exclude={"kind"}), "init_image": "x", "mask_image": "y"}),
+    ControlNet.model_validate({**a_request().model_dump(exclude={"kind"}), "controlnet_models": ("canny",), "control_image": "x"}),
+    Text2Video.model_validate(a_request().model_dump(exclude={"kind"})),
+    Upscale(init_image="x", width=512, height=512, upscaler="esrgan"),
+)
 
 
-def test_alone_a_job_takes_its_own_cost_at_the_measured_speed() -> None:
-    assert eta_s(own=6, ahead=[], shared_by=4, speed=2) == 3
-    assert eta_s(own=DEFAULT_SPEED, ahead=[], shared_by=4, speed=None) == 1
+@pytest.mark.parametrize("request_", EVERY_KIND, ids=lambda request: request.kind)
+def test_every_kind_costs_something_and_the_sum_of_its_shape(request_: AnyRequest) -> None:
+    shape = shape_of(request_)
+    assert cost_of(request_) == pytest.approx(shape.rows * (shape.steps * shape.step_cost + shape.end_cost))
+    assert cost_of(request_) > 0
 
 
-def test_a_neighbour_in_the_same_forwards_delays_a_job_by_no_more_than_its_own_length() -> None:
-    assert eta_s(own=2, ahead=[100, 1], shared_by=4, speed=1) == 2 + 1 + 2
+def test_inpainting_costs_only_the_steps_it_takes() -> None:
+    whole, part = (
+        Inpaint.model_validate({**a_request().model_dump(exclude={"kind"}), "init_image": "x", "mask_image": "y", "strength": strength})
+        for strength in (1.0, 0.5)
+    )
+    assert shape_of(part).steps == shape_of(whole).steps // 2
 
 
-def test_in_a_long_queue_everything_ahead_has_to_be_drawn_first() -> None:
-    assert eta_s(own=2, ahead=[10, 10, 10], shared_by=3, speed=2) == 16
+def test_each_control_net_costs_a_part_of_a_forward_more() -> None:
+    def with_nets(*nets: str, **changes: object) -> float:
+        fields = {**a_request().model_dump(exclude={"kind"}), "controlnet_models": nets, "control_image": "x", **changes}
+        return cost_of(ControlNet.model_validate(fields))
+
+    assert cost_of(a_request()) < with_nets("canny") < with_nets("canny", "depth") < 2 * cost_of(a_request())
+    assert with_nets("canny", init_image="x", strength=0.5) < 0.6 * with_nets("canny")
 
 
-def test_jobs_that_shared_their_time_count_it_once() -> None:
-    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    together = [DrawnWork(10, noon, 4.0), DrawnWork(10, noon, 4.0)]
-    later = DrawnWork(5, noon + timedelta(minutes=5), 1.0)
-    assert speed_of(together) == 5.0
-    assert speed_of([later, *together]) == 5.0
-    assert speed_of([]) is None
+def test_a_film_costs_by_its_length() -> None:
+    short, long = (Text2Video.model_validate({**a_request().model_dump(exclude={"kind"}), "seconds": seconds}) for seconds in (1, 4))
+    assert cost_of(long) == pytest.approx(4 * cost_of(short))
+    assert cost_of(short) > cost_of(a_request())
+
+
+def test_enlarging_costs_by_the_size_of_the_input() -> None:
+    small, large = (Upscale(init_image="x", width=side_px, height=side_px, upscaler="esrgan") for side_px in (256, 512))
+    assert cost_of(large) == pytest.approx(4 * cost_of(small))
+    assert cost_of(small.model_copy(update={"face_enhance": True})) > cost_of(small)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"upscale": 2}, {"highres_fix": True}, {"self_attention": True}, {"scheduler": SchedulerName.HEUN}, {"panorama": True, "width": 1024}],
+)
+def test_what_takes_more_forwards_or_more_afterwards_costs_more(change: dict[str, object]) -> None:
+    plain = a_request(**{name: value for name, value in change.items() if name == "width"})
+    assert cost_of(a_request(**change)) > 1.1 * cost_of(plain)
+
+
+def test_only_pictures_of_one_model_and_size_share_forwards() -> None:
+    key = shape_of(a_request()).key
+    assert shape_of(a_request(steps=7, seed=8, prompt="a dog", guidance_scale=1)).key == key
+    assert key not in (shape_of(a_request(**change)).key for change in ({"width": 256}, {"checkpoint": "other"}, {"panorama": True}))
+    assert not shape_of(a_request(self_attention=True)).shares

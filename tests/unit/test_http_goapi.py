@@ -43,7 +43,7 @@ async def test_img2img_hands_its_picture_on(client: httpx.AsyncClient, services:
     response = await client.post("/sd/img2img", json=BODY | {"init_image": "http://there/a.png"}, headers=HEADERS)
 
     assert response.status_code == 200
-    assert services.jobs.asked[0].init_image == "http://there/a.png"
+    assert [(picture.role, picture.source) for picture in services.jobs.asked[0].pictures] == [("init_image", "http://there/a.png")]
 
 
 @pytest.mark.parametrize(

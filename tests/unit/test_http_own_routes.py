@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from sdapi.domain.errors import JobNotFound, QueueFull
 from sdapi.domain.job import Job, JobStatus
+from sdapi.http.job_events import StreamLimit
 from sdapi.http.miss_limiter import MissLimiter
+from sdapi.storage import LocalStorage
 
 from .fakes_http import CLIENT_ID, KEY, FakeServices, a_job, fake_services, http_client
 
@@ -75,7 +78,7 @@ async def test_who_has_another_picture_gets_this_one(client: httpx.AsyncClient, 
     assert (await client.get(URL, headers=known)).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["sd/none.png", "..%2f..%2fsecret", "%00", "a" * 3000, "", "sd/%F0%9F%90%88.png"])
+@pytest.mark.parametrize("name", ["sd/none.png", "..%2f..%2fsecret", "%00", "a" * 3000, "sd/%F0%9F%90%88.png"])
 async def test_an_unknown_picture_is_a_404_that_nobody_caches(client: httpx.AsyncClient, name: str) -> None:
     response = await client.get(f"/images/{name}")
 
@@ -83,6 +86,42 @@ async def test_an_unknown_picture_is_a_404_that_nobody_caches(client: httpx.Asyn
     assert response.json() == {"status": "error", "message": "Image not found"}
     assert response.headers["Cache-Control"] == "no-store"
     assert "Retry-After" not in response.headers
+
+
+class InBucket(LocalStorage):
+    """Storage that has links instead of files."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        super().__init__(folder)
+        self.names = set(names)
+
+    async def link(self, name: str) -> str | None:
+        return f"https://bucket.example/{name}?X-Amz-Signature=a%2Fb" if name in self.names else None
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_asks_for_a_picture_in_a_bucket_is_sent_there(services: FakeServices, tmp_path: Path, method: str) -> None:
+    services.storage = InBucket(tmp_path, "sd/0-one.png")
+    async with http_client(services) as client:
+        response = await client.request(method, URL)
+
+    assert (response.status_code, response.content) == (302, b"")
+    assert response.headers["Location"] == "https://bucket.example/sd/0-one.png?X-Amz-Signature=a%2Fb"
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_who_waits_for_a_picture_is_sent_to_the_bucket_it_went_to(services: FakeServices, tmp_path: Path) -> None:
+    services.storage = storage = InBucket(tmp_path)
+
+    def draw(job: Job) -> Job:
+        storage.names.add("sd/0-one.png")
+        return replace(job, status=JobStatus.SUCCEEDED)
+
+    services.jobs.add(a_job(status=JobStatus.QUEUED))
+    services.jobs.when_waited = draw
+    async with http_client(services) as client:
+        assert (await client.get(URL)).status_code == 302
+        assert (await client.get("/images/sd/none.png")).status_code == 404
 
 
 async def test_a_promised_picture_is_served_once_it_is_drawn(client: httpx.AsyncClient, services: FakeServices, tmp_path: Path) -> None:
@@ -151,6 +190,106 @@ async def test_a_bad_limit_is_400(client: httpx.AsyncClient, limit: str) -> None
 async def test_delete_cancels(client: httpx.AsyncClient, services: FakeServices) -> None:
     services.jobs.add(a_job(id=1, status=JobStatus.QUEUED))
     assert (await client.delete("/jobs/1", headers=HEADERS)).json()["state"] == "cancelled"
+
+
+async def test_a_running_job_says_where_its_preview_is(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1, status=JobStatus.RUNNING))
+    services.jobs.add(a_job(id=2, status=JobStatus.QUEUED))
+    services.jobs.add(a_job(id=3))
+    shown = [(await client.get(f"/jobs/{job_id}", headers=HEADERS)).json()["preview"] for job_id in (1, 2, 3)]
+    assert shown == ["http://here/jobs/1/preview", None, None]
+
+
+async def test_a_preview_is_a_picture_that_nobody_keeps(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1, status=JobStatus.RUNNING))
+    services.previews.jpegs[1] = b"a small picture"
+
+    response = await client.get("/jobs/1/preview", params={"key": KEY})
+
+    assert (response.status_code, response.content, response.headers["Content-Type"]) == (200, b"a small picture", "image/jpeg")
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+async def test_no_preview_yet_is_a_404_that_says_when_to_ask_again(
+    client: httpx.AsyncClient, services: FakeServices, status: JobStatus
+) -> None:
+    services.jobs.add(a_job(id=1, status=status))
+    response = await client.get("/jobs/1/preview", headers=HEADERS)
+    assert (response.status_code, response.json()) == (404, {"status": "error", "message": "No preview yet"})
+    assert (response.headers["Retry-After"], response.headers["Cache-Control"]) == ("1", "no-store")
+
+
+async def test_the_preview_of_a_finished_job_leads_to_its_picture(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1))
+    response = await client.get("/jobs/1/preview", headers=HEADERS)
+    assert (response.status_code, response.headers["Location"]) == (302, "http://here/images/sd/0-one.png")
+
+
+@pytest.mark.parametrize("change", [{"status": JobStatus.FAILED}, {"status": JobStatus.CANCELLED}, {"files_removed": True}])
+async def test_a_job_without_pictures_has_no_preview_ever(
+    client: httpx.AsyncClient, services: FakeServices, change: dict[str, object]
+) -> None:
+    services.jobs.add(a_job(id=1, **change))
+    response = await client.get("/jobs/1/preview", headers=HEADERS)
+    assert (response.status_code, "Retry-After" in response.headers) == (404, False)
+
+
+async def test_the_events_of_a_finished_job_are_its_look_and_the_end(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1))
+
+    response = await client.get("/jobs/1/events", headers=HEADERS)
+    look = (await client.get("/jobs/1", headers=HEADERS)).json()
+
+    assert response.headers["Content-Type"].partition(";")[0] == "text/event-stream"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.text == f"event: state\ndata: {json.dumps(look)}\nid: succeeded\nretry: 3000\n\n"
+
+
+async def test_who_comes_back_after_the_last_event_is_told_to_stay_away(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1))
+    again = await client.get("/jobs/1/events", headers={**HEADERS, "Last-Event-ID": "succeeded"})
+    earlier = await client.get("/jobs/1/events", headers={**HEADERS, "Last-Event-ID": "running.4"})
+    assert (again.status_code, again.content, earlier.status_code) == (204, b"", 200)
+
+
+async def test_a_stream_tells_a_change_that_only_the_table_knows(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1, status=JobStatus.QUEUED))
+    services.jobs.after_looks = {3: a_job(id=1)}
+    response = await client.get("/jobs/1/events", headers=HEADERS)
+    assert [line for line in response.text.splitlines() if line.startswith("id")] == ["id: queued", "id: succeeded"]
+
+
+async def test_a_stream_ends_when_the_server_stops(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1, status=JobStatus.RUNNING))
+    services.jobs.board.closing.set()
+    response = await client.get("/jobs/1/events", headers=HEADERS)
+    assert [line for line in response.text.splitlines() if line.startswith("id")] == ["id: running"]
+    assert services.jobs.board.watched() == 0
+
+
+async def test_the_key_may_come_in_the_query_where_headers_can_not_be_set(client: httpx.AsyncClient, services: FakeServices) -> None:
+    services.jobs.add(a_job(id=1))
+    assert (await client.get("/jobs/1/events", params={"key": KEY})).status_code == 200
+    assert (await client.get("/jobs/1/events", params={"key": "sd_wrong"})).status_code == 401
+
+
+def test_a_key_holds_only_so_many_streams() -> None:
+    limit = StreamLimit(most=2)
+    with limit.held(1), limit.held(1):
+        with pytest.raises(QueueFull), limit.held(1):
+            pass
+        with limit.held(2):
+            pass
+    with limit.held(1):
+        pass
+
+
+@pytest.mark.parametrize("path", ["/jobs/2/preview", "/jobs/2/events", "/jobs/5/preview", "/jobs/5/events", "/jobs/xyz/events"])
+async def test_what_others_draw_can_not_be_watched(client: httpx.AsyncClient, services: FakeServices, path: str) -> None:
+    services.jobs.add(a_job(id=2, client_id=CLIENT_ID + 1))
+    assert (await client.get(path, headers=HEADERS)).status_code == 404
+    assert (await client.get(path)).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/jobs/2", "/jobs/5", "/jobs/xyz", "/jobs/-1", "/jobs/99999999999"])

@@ -231,6 +231,7 @@ async def test_a_page_that_is_no_picture_is_said_to_be_none(images: RemoteImages
         "http://[::1",
         "http://[zz]/",
         "http://host:99999/",
+        "http://127.0.0.1:99999/",
         "http://host:port/",
         "http://a b/",
         "http://\x00/",
