@@ -29,7 +29,7 @@ DEPLOYMENT = sorted(path.relative_to(ROOT) for path in (ROOT / "docker").iterdir
 
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SOURCE_FOLDERS = {"sdapi", "tests", "docker", "alembic", "benchmarks", "docs", "models", ".ci"}
-MADE_BY_USERS = ("models/checkpoints", "dreamy.toml", "portraits.toml")
+MADE_BY_USERS = ("models/checkpoints", "models/.downloading", "dreamy.toml", "portraits.toml")
 """Named as examples of what somebody puts there."""
 
 
