@@ -12,7 +12,7 @@ from sdapi.domain.job import Job, JobStatus
 from . import answers, hosted_answers, hosted_meta
 from .base import FetchPath, Kind, Rendered, own_links
 from .hosted_calls import HostedCall, endpoints_of
-from .hosted_fields import ControlNetBody, DrawingBody, Img2ImgBody, InpaintBody, JobBody, UpscaleBody, VideoBody
+from .hosted_fields import ControlNetBody, DrawingBody, EditingUpscaleBody, Img2ImgBody, InpaintBody, JobBody, UpscaleBody, VideoBody
 from .hosted_meta import MetaRow
 
 NAME = "enterprise"
@@ -23,15 +23,21 @@ FOLDERS = ("/api/v1/enterprise", "/api/v1/enterprise/images", "/api/v1/enterpris
 """Where each call is found; the documented place first."""
 
 
+_SDK_GROUPS = ("realtime", "image_editing")
+"""Folders of v6 that the vendor's own client looks for here, too, when it is told to use an enterprise server."""
+
+
 def _call(name: str, kind: Kind, body: type[JobBody], meta: MetaRow | None = None, *, needs_model: bool = True) -> HostedCall:
+    group = name.rpartition("/")[0]
     return HostedCall(
         name=f"enterprise/{name}",
-        paths=tuple(f"{folder}/{name}" for folder in FOLDERS),
+        paths=tuple(f"{folder}/{name}" for folder in (FOLDERS[:1] if group else FOLDERS)),
         kind=kind,
         body=body,
         meta=meta,
         fetch_path=f"{FOLDERS[0]}/fetch",
-        sample=name,
+        # The lone link of an upscaled picture is a string here, so the documented sample is the flat call's.
+        sample=name.rpartition("/")[2] if kind == "upscale" else name.replace("/", "_"),
         needs_model=needs_model,
         default_auto_hint=False,
     )
@@ -44,9 +50,15 @@ CALLS = (
     _call("controlnet", "controlnet", ControlNetBody, hosted_meta.V5_CONTROLNET),
     _call("text2video", "text2video", VideoBody),
     _call("super_resolution", "upscale", UpscaleBody, needs_model=False),
+    _call("realtime/text2img", "txt2img", DrawingBody, hosted_meta.V6_REALTIME, needs_model=False),
+    _call("realtime/img2img", "img2img", Img2ImgBody, hosted_meta.V6_REALTIME, needs_model=False),
+    _call("realtime/inpaint", "inpaint", InpaintBody, hosted_meta.V6_REALTIME, needs_model=False),
+    _call("image_editing/super_resolution", "upscale", EditingUpscaleBody, needs_model=False),
+    _call("image_editing/inpaint", "inpaint", InpaintBody, hosted_meta.V6_INPAINT, needs_model=False),
 )
 ENDPOINTS = endpoints_of(CALLS)
-FETCH_PATHS = tuple(FetchPath(f"{folder}/fetch{end}") for folder in FOLDERS for end in ("", "/{id}"))
+_FETCH_FOLDERS = (*FOLDERS, *(f"{FOLDERS[0]}/{group}" for group in _SDK_GROUPS))
+FETCH_PATHS = tuple(FetchPath(f"{folder}/fetch{end}") for folder in _FETCH_FOLDERS for end in ("", "/{id}"))
 
 parse_fetch = hosted_answers.parse_fetch
 output_names = hosted_answers.output_names

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from sdapi.domain.generation import NOT_DRAWN_WITH, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 
+
 def missing(request: AnyRequest) -> str | None:
     """A sentence that names what the request needs and this server lacks; None when it can be drawn."""
     match request:

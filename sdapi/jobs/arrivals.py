@@ -14,9 +14,6 @@ WINDOW_S: Final = 30.0
 """How far back arrivals are counted."""
 _PAUSE: Final = 1.5
 """After so many usual gaps without a job, the stream is believed in less and less: it may have been a burst that is over."""
-_SHARE: Final = 0.85
-"""Of the stream that is reckoned with. A wait is now and then much longer than usual; the usual one, which half of all stay below, is
-as long as if so much came evenly. (Random streams at 50, 70 and 85 % load were simulated: 0.65 to 1 do about equally, 0 much worse.)"""
 _NEGLIGIBLE: Final = 1e-3
 _MOST: Final = 100
 
@@ -42,7 +39,7 @@ def expected(arrivals: Sequence[Arrival], *, observed_s: float = math.inf) -> li
     if len(seen) < 2 or window_s <= 0:
         return []
     rate = (len(seen) - 1) / window_s
-    rate *= _SHARE * math.exp(-max(0.0, rate * seen[0].age_s - _PAUSE))
+    rate *= math.exp(-max(0.0, rate * seen[0].age_s - _PAUSE))
     if rate * WINDOW_S < _NEGLIGIBLE:
         return []
     return [Demand(-1 - i, seen[i % len(seen)].shape, at_s=(i + 1) / rate) for i in range(_MOST)]

@@ -35,6 +35,8 @@ DRAWING = """
 /api/v1/enterprise/images/controlnet /api/v1/enterprise/images/text2video /api/v1/enterprise/images/super_resolution
 /api/v1/enterprise/txt2img/text2img /api/v1/enterprise/txt2img/img2img /api/v1/enterprise/txt2img/inpaint
 /api/v1/enterprise/txt2img/controlnet /api/v1/enterprise/txt2img/text2video /api/v1/enterprise/txt2img/super_resolution
+/api/v1/enterprise/realtime/text2img /api/v1/enterprise/realtime/img2img /api/v1/enterprise/realtime/inpaint
+/api/v1/enterprise/image_editing/super_resolution /api/v1/enterprise/image_editing/inpaint
 """
 FETCHING = """
 /sd/fetch
@@ -45,6 +47,8 @@ FETCHING = """
 /api/v1/enterprise/fetch /api/v1/enterprise/fetch/{id}
 /api/v1/enterprise/images/fetch /api/v1/enterprise/images/fetch/{id}
 /api/v1/enterprise/txt2img/fetch /api/v1/enterprise/txt2img/fetch/{id}
+/api/v1/enterprise/realtime/fetch /api/v1/enterprise/realtime/fetch/{id}
+/api/v1/enterprise/image_editing/fetch /api/v1/enterprise/image_editing/fetch/{id}
 """
 
 JSON = st.recursive(
