@@ -115,6 +115,8 @@ class Endpoint:
     summary: str
     sample: str = ""
     """Stem of the documented request and answer among the dialect's samples."""
+    is_alias: bool = False
+    """Whether it is another address of a call that the API's description has already."""
 
 
 @dataclass(frozen=True)

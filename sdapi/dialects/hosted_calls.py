@@ -140,9 +140,11 @@ class HostedCall:
 
 
 def endpoints_of(calls: Iterable[HostedCall]) -> tuple[Endpoint, ...]:
-    """A dialect's table of paths: a row for every path of every call."""
+    """A dialect's table of paths: a row for every path of every call, the first of which is the documented one."""
     return tuple(
-        Endpoint(path, call.name, call.body, call.parse, _SUMMARIES[call.kind], sample=call.sample) for call in calls for path in call.paths
+        Endpoint(path, call.name, call.body, call.parse, _SUMMARIES[call.kind], sample=call.sample, is_alias=path != call.paths[0])
+        for call in calls
+        for path in call.paths
     )
 
 

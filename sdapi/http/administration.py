@@ -41,7 +41,7 @@ class _Call:
 
 
 def add_administration_routes(routes: APIRouter, prefixes: Sequence[str]) -> None:
-    """One POST route for each call under each prefix, with and without a trailing slash; the first prefix is in the documentation.
+    """One POST route for each call under each prefix; the first prefix is in the documentation.
 
     The router itself asks for an enterprise key: some of these calls are every key's elsewhere.
     """
@@ -54,7 +54,6 @@ def add_administration_routes(routes: APIRouter, prefixes: Sequence[str]) -> Non
                 routes.add_api_route(
                     path, call.route, methods=["POST"], summary=call.summary, openapi_extra=extra, include_in_schema=is_shown
                 )
-                routes.add_api_route(path + "/", call.route, methods=["POST"], include_in_schema=False)
 
 
 # -- the server ------------------------------------------------------------------------------------------------------------------------

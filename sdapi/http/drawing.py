@@ -38,6 +38,9 @@ def add_drawing_routes(routes: APIRouter, dialect: Dialect, endpoints: Sequence[
     """One POST route for each row of the table."""
     for endpoint in endpoints:
         draw = _draw(dialect, endpoint)
+        if endpoint.is_alias:
+            _add(routes, endpoint.path, draw, methods=["POST"], include_in_schema=False)
+            continue
         extra = documented(dialect.NAME, endpoint.sample, endpoint.body, answer=JOB)
         _add(routes, endpoint.path, draw, methods=["POST"], summary=endpoint.summary, openapi_extra=extra)
 
@@ -97,6 +100,9 @@ def _fetch_by_body(dialect: Dialect, misses: MissLimiter | None) -> Route:
             assert misses is not None  # noqa: S101 - NotAuthorised above
             with misses.guarding(request.client.host if request.client else "unknown"):
                 job = await jobs.fetch(job_id, client_id=None)
+                if job.dialect != dialect.NAME:
+                    # The other services always asked for a key: theirs are not to be had through this door.
+                    raise JobNotFound
         return answer(dialect.render_fetch(job, eta_s=await jobs.eta_s(job)), dialect, limits)
 
     return fetch

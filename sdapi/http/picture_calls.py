@@ -18,7 +18,7 @@ from .samples import documented
 
 
 def add_picture_routes(routes: APIRouter) -> None:
-    """The paths under v3, v4 and v5, with and without a trailing slash."""
+    """The paths under v3, v4 and v5."""
     calls = (
         ("/api/v3/system_load", system_load, None, "Tell how much waits."),
         ("/api/v3/dreambooth/model_list", model_list, None, "List the models."),
@@ -31,7 +31,6 @@ def add_picture_routes(routes: APIRouter) -> None:
     for path, route, body, summary in calls:
         extra = documented(v3.NAME, path.removeprefix("/api/").replace("/", "_"), body)
         routes.add_api_route(path, route, methods=["POST"], summary=summary, openapi_extra=extra)
-        routes.add_api_route(path + "/", route, methods=["POST"], include_in_schema=False)
 
 
 async def system_load(services: Opened, client: Client) -> JSONResponse:  # noqa: ARG001 - a key is needed

@@ -40,6 +40,7 @@ def documented_answer(dialect: str, sample: str, *, answer: Schema | None = None
     return {"responses": {"200": {"description": "The answer", "content": {"application/json": described}}}}
 
 
+@cache
 def schema_of(body: type[BaseModel]) -> Schema:
     """The body's JSON schema in one piece: a reference into its own definitions would point nowhere once it is a part of the API's."""
     schema = body.model_json_schema()

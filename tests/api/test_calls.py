@@ -230,6 +230,14 @@ async def test_a_user_key_may_not_use_the_enterprise_paths(server: Running) -> N
     assert "enterprise key" in answer["tip"]
 
 
+async def test_without_a_key_fetch_finds_what_was_asked_for_in_its_own_dialect_only(server: Running) -> None:
+    theirs = await post(server, DRAW, SHORT)
+    ours = await post(server, "/sd/txt2img", SHORT)
+    assert (await server.stranger.post("/sd/fetch", json={"id": theirs["id"]})).json()["message"] == "Id not found"
+    assert (await server.stranger.post("/sd/fetch", json={"id": ours["id"]})).json()["status"] == "success"
+    assert (await server.client.post("/sd/fetch", json={"id": theirs["id"]})).json()["status"] == "success"
+
+
 async def test_enhance_prompt_appends_the_models_own_words_unless_told_not_to(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     (settings.models_dir / "checkpoints").mkdir(parents=True)
