@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from typing import TypeGuard
 
 from PIL import Image, PngImagePlugin
 
-from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
+from sdapi.domain.sampler_names import a1111_name
 
 _COMPRESS_LEVEL = 1  # a fifth of level 6's time; files come out between a seventh smaller and a fifth larger
-
-_SAMPLER_NAMES = {
-    SchedulerName.DDPM: "DDPM",
-    SchedulerName.DDIM: "DDIM",
-    SchedulerName.PNDM: "PLMS",
-    SchedulerName.LMS: "LMS",
-    SchedulerName.EULER: "Euler",
-    SchedulerName.EULER_ANCESTRAL: "Euler a",
-    SchedulerName.DPM_MULTISTEP: "DPM++ 2M",
-    SchedulerName.HEUN: "Heun",
-    SchedulerName.KDPM2: "DPM2",
-    SchedulerName.DPM_SINGLESTEP: "DPM++ 2S",
-    SchedulerName.KDPM2_ANCESTRAL: "DPM2 a",
-    SchedulerName.UNIPC: "UniPC",
-    SchedulerName.DEIS: "DEIS",
-}
 
 
 def encode_png(image: Image.Image, parameters: str | None) -> bytes:
@@ -38,7 +24,7 @@ def encode_png(image: Image.Image, parameters: str | None) -> bytes:
     return buffer.getvalue()
 
 
-def parameters_text(request: Txt2Img | Img2Img, *, seed: int, model: str, model_hash: str | None) -> str:
+def parameters_text(request: Txt2Img | Img2Img | Inpaint | ControlNet, *, seed: int, model: str, model_hash: str | None) -> str:
     """How one sample was made: prompt, negative prompt and a line of `Key: value` pairs.
 
     `seed` is the sample's own. Line breaks within the prompts stay, as A1111 keeps them: its reader takes the last line as the pairs.
@@ -46,19 +32,29 @@ def parameters_text(request: Txt2Img | Img2Img, *, seed: int, model: str, model_
     """
     pairs: dict[str, object] = {
         "Steps": request.steps,
-        "Sampler": None if request.scheduler is None else _SAMPLER_NAMES[request.scheduler],
+        "Sampler": _sampler(request),
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash,
         "Model": model,
-        "Denoising strength": f"{request.strength:g}" if isinstance(request, Img2Img) else None,
+        "Denoising strength": f"{request.strength:g}" if _draws_over_a_picture(request) else None,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "Version": "sdapi",
     }
     negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
     line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items() if value is not None)
     return f"{request.prompt}{negative}\n{line}".strip()
+
+
+def _draws_over_a_picture(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> TypeGuard[Img2Img | Inpaint | ControlNet]:
+    return request.draws_over_init_image if isinstance(request, ControlNet) else isinstance(request, Img2Img | Inpaint)
+
+
+def _sampler(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> str | None:
+    if request.scheduler is None:
+        return None
+    return a1111_name(request.scheduler, use_karras_sigmas=request.use_karras_sigmas, algorithm_type=request.algorithm_type)
 
 
 def _quoted(value: str) -> str:

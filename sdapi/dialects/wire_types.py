@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX, SchedulerName
+from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX, AlgorithmType, SchedulerName
+from sdapi.domain.sampler_names import NamedSampler, sampler_named
 
 MAX_TEXT_CHARS = 20_000
 """Longest prompt or id: far above what anybody writes, far below what would keep the text encoder busy for minutes."""
@@ -27,7 +28,14 @@ REFUSED = "wire_refused"
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_SCALAR = 2**63
-_SCHEDULERS = {name.value.lower(): name for name in SchedulerName}
+_ALGORITHMS: Mapping[str, AlgorithmType] = {
+    "dpmsolver": "dpmsolver",
+    "dpmsolver++": "dpmsolver++",
+    "dpmsolver+++": "dpmsolver++",  # the documented spelling
+    "sde-dpmsolver": "sde-dpmsolver",
+    "sde-dpmsolver++": "sde-dpmsolver++",
+    "sde-dpmsolver+++": "sde-dpmsolver++",
+}
 _YES = frozenset({"yes", "true", "1", "y", "on"})
 _NO = frozenset({"no", "false", "0", "n", "off"})
 
@@ -100,11 +108,23 @@ def _number_list(value: object) -> tuple[float, ...]:
     return tuple(_number(part) for part in _parts(value))
 
 
-def _scheduler(value: object) -> SchedulerName:
-    name = _SCHEDULERS.get(value.strip().lower()) if isinstance(value, str) else None
-    if name is None:
-        raise PydanticCustomError(REFUSED, "must be one of {names}", {"names": ", ".join(SchedulerName)})
-    return name
+def _scheduler(value: object) -> NamedSampler:
+    named = sampler_named(value) if isinstance(value, str) else None
+    if named is None:
+        names = {"names": ", ".join(SchedulerName)}
+        raise PydanticCustomError(REFUSED, "must be one of {names}, or a name of A1111's such as DPM++ 2M Karras", names)
+    return named
+
+
+def _known_sampler(value: object) -> NamedSampler | None:
+    return sampler_named(value) if isinstance(value, str) else None
+
+
+def _algorithm(value: object) -> AlgorithmType:
+    algorithm = _ALGORITHMS.get(value.strip().lower()) if isinstance(value, str) else None
+    if algorithm is None:
+        raise PydanticCustomError(REFUSED, "must be one of none, dpmsolver, dpmsolver++, sde-dpmsolver, sde-dpmsolver++")
+    return algorithm
 
 
 def _times(value: object) -> str:
@@ -189,7 +209,11 @@ Steps = Annotated[WholeNumber, AfterValidator(_steps)]
 Strengths = Annotated[NumberList, each_between(0, MAX_LORA_STRENGTH)]
 Scales = Annotated[NumberList, each_between(0, MAX_CONDITIONING_SCALE)]
 """How strongly control nets lead: one for all, or one each."""
-Scheduler = Annotated[SchedulerName, BeforeValidator(_scheduler)]
+Scheduler = Annotated[NamedSampler, BeforeValidator(_scheduler), WithJsonSchema({"type": "string"})]
+"""A class of diffusers, or a name of A1111's, which may say more than that."""
+LooseScheduler = Annotated[NamedSampler | None, BeforeValidator(_known_sampler), WithJsonSchema({"type": "string"})]
+"""The same; None for what is no sampler's name."""
+Algorithm = Annotated[AlgorithmType, BeforeValidator(_algorithm)]
 Times = Annotated[Literal["no", "yes", "1", "2", "3"], BeforeValidator(_times)]
 """What pictures are enlarged by at the end: yes means twice, and the number 1 leaves them as they are."""
 Scalar = Annotated[Any, BeforeValidator(_scalar)]

@@ -1,19 +1,50 @@
-"""Samplers by name: a new diffusers scheduler object for every row, because they keep state."""
+"""Samplers by name: a new diffusers scheduler object for every row, because they keep state.
+
+Most names are classes of diffusers and are that class. Five are drawn by another, because theirs needs a loop of its own, knows no
+way from noise to picture, or needs another library:
+
+| asked | drawn by | because |
+|---|---|---|
+| `KarrasVeScheduler` | KDPM2 ancestral on Karras sigmas | churns before a step and corrects after it; this is as stochastic, of 2nd order |
+| `ScoreSdeVeScheduler` | Euler ancestral | has no `step`; ancestral noise is that of the reverse variance-exploding equation |
+| `DDIMInverseScheduler` | DDIM | its timesteps lead from a picture to noise |
+| `IPNDMScheduler` | LMS of order 4 | its timesteps are not a UNet's; this is a linear multistep over four predictions too |
+| `DPMSolverSDEScheduler` | DPM-Solver++ singlestep of order 2, SDE | its Brownian tree (torchsde) is not the row's own generator |
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
 import torch
 from torch import Tensor
 
-from sdapi.domain.generation import SchedulerName
+from sdapi.domain.generation import AlgorithmType, SchedulerName
 
 _OTHER_SPACINGS = ("use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas")
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    """What draws under a name that can't itself."""
+
+    class_name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Go before whatever the checkpoint and the request say."""
+
+
+_STAND_INS = {
+    SchedulerName.KARRAS_VE.value: _StandIn("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}),
+    SchedulerName.SCORE_SDE_VE.value: _StandIn("EulerAncestralDiscreteScheduler"),
+    SchedulerName.DDIM_INVERSE.value: _StandIn("DDIMScheduler"),
+    SchedulerName.IPNDM.value: _StandIn("LMSDiscreteScheduler"),
+    SchedulerName.DPM_SDE.value: _StandIn("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+}
 
 
 class Sampler:
@@ -30,15 +61,21 @@ class Sampler:
         steps: int,
         strength: float | None,
         use_karras_sigmas: bool | None = None,
+        algorithm_type: AlgorithmType | None = None,
     ) -> None:
         """`config` is the checkpoint's scheduler_config; `name` None keeps the class it names. `strength` None starts from pure noise.
 
         With a strength in 0..1 the sampler starts int(steps * strength) steps from the end, but makes at least one.
-        `use_karras_sigmas` means nothing to samplers that know no such sigmas; None keeps what the checkpoint says.
+        `use_karras_sigmas` means nothing to samplers that know no such sigmas, `algorithm_type` to all but DPM solvers; None keeps what
+        the checkpoint says.
         """
-        class_name = name.value if name is not None else str(config.get("_class_name", SchedulerName.PNDM.value))
-        scheduler_class = getattr(diffusers, class_name)
-        self.scheduler: Any = scheduler_class.from_config(_spaced(config, scheduler_class, use_karras_sigmas=use_karras_sigmas))
+        self.name = name.value if name is not None else str(config.get("_class_name", SchedulerName.PNDM.value))
+        """As it was asked for, by the checkpoint where the request named none; the scheduler's class may be a stand-in."""
+        stand_in = _STAND_INS.get(self.name, _StandIn(self.name))
+        scheduler_class = getattr(diffusers, stand_in.class_name)
+        asked = {"use_karras_sigmas": use_karras_sigmas, "algorithm_type": algorithm_type}
+        wanted = {setting: value for setting, value in asked.items() if value is not None} | dict(stand_in.settings)
+        self.scheduler: Any = scheduler_class.from_config(_settings(config, scheduler_class, wanted, steps=steps))
         self.scheduler.set_timesteps(steps, device="cpu")
         order = int(self.scheduler.order)
         first = 0
@@ -49,11 +86,6 @@ class Sampler:
         self.timesteps: Tensor = self.scheduler.timesteps[first * order :]
         self.position = 0
         self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-
-    @property
-    def name(self) -> str:
-        """The diffusers class that samples, the checkpoint's own where the request named none."""
-        return type(self.scheduler).__name__
 
     @property
     def finished(self) -> bool:
@@ -71,8 +103,8 @@ class Sampler:
         return float(self.scheduler.init_noise_sigma)
 
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """`latents` noised to the first timestep."""
-        noised: Tensor = self.scheduler.add_noise(latents, noise, self.timesteps[:1])
+        """`latents` noised to the current timestep."""
+        noised: Tensor = self.scheduler.add_noise(latents, noise, self.timesteps[self.position : self.position + 1])
         return noised
 
     def model_input(self, latents: Tensor) -> Tensor:
@@ -107,10 +139,31 @@ class Sampler:
         return stepped
 
 
-def _spaced(config: Mapping[str, Any], scheduler_class: Any, *, use_karras_sigmas: bool | None) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], scheduler_class: Any, wanted: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
+    """`config` with what is `wanted` of the class, and with what would not fit it put right."""
     known = inspect.signature(scheduler_class.__init__).parameters
-    if use_karras_sigmas is None or "use_karras_sigmas" not in known:
-        return dict(config)
-    # Schedulers refuse two ways of spacing at once, and the request's goes before the checkpoint's.
-    others = {name: False for name in _OTHER_SPACINGS if use_karras_sigmas and config.get(name)}
-    return {**config, **others, "use_karras_sigmas": use_karras_sigmas}
+    settings = {**config, **{setting: value for setting, value in wanted.items() if setting in known}}
+    if settings.get("use_karras_sigmas") and "use_karras_sigmas" in wanted:
+        # Schedulers refuse two ways of spacing at once, and the request's goes before the checkpoint's.
+        settings |= {spacing: False for spacing in _OTHER_SPACINGS if settings.get(spacing)}
+    if "algorithm_type" in known:
+        settings |= _solving(str(settings.get("algorithm_type", "dpmsolver++")), scheduler_class)
+    if "original_inference_steps" in known:
+        # LCM and TCD choose their timesteps among this many, and refuse more steps than that.
+        settings["original_inference_steps"] = max(steps, settings.get("original_inference_steps", 50))
+    return settings
+
+
+def _solving(algorithm_type: str, scheduler_class: Any) -> dict[str, Any]:
+    """The algorithm as the class bears it, and what must go with it."""
+    if scheduler_class is diffusers.DEISMultistepScheduler:
+        return {"algorithm_type": "deis"}
+    match algorithm_type:
+        case "sde-dpmsolver":
+            # Under guidance, 20 steps of it leave noise in the picture; diffusers itself sends its users to the other.
+            return {"algorithm_type": "sde-dpmsolver++"}
+        case "dpmsolver":
+            # Divides by the last sigma: diffusers refuses it where that is zero.
+            return {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+        case _:
+            return {"algorithm_type": algorithm_type}

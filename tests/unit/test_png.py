@@ -60,6 +60,22 @@ def test_every_scheduler_has_a_sampler_name(scheduler: SchedulerName) -> None:
     assert "Scheduler" not in sampler
 
 
+@pytest.mark.parametrize(
+    ("asked", "sampler"),
+    [
+        ({"scheduler": SchedulerName.DPM_MULTISTEP, "use_karras_sigmas": True}, "DPM++ 2M Karras"),
+        ({"scheduler": SchedulerName.DPM_MULTISTEP, "use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"}, "DPM++ 2M SDE Karras"),
+        ({"scheduler": SchedulerName.DPM_SINGLESTEP, "algorithm_type": "sde-dpmsolver++"}, "DPM++ SDE"),
+        ({"scheduler": SchedulerName.EULER_ANCESTRAL, "use_karras_sigmas": True}, "Euler a"),
+        ({"scheduler": SchedulerName.KARRAS_VE}, "DPM2 a Karras"),
+        ({"use_karras_sigmas": True}, None),
+    ],
+)
+def test_the_sampler_is_named_with_its_spacing_and_algorithm(asked: dict[str, object], sampler: str | None) -> None:
+    pairs = dict(pair.split(": ") for pair in text_of(a_request(**asked)).splitlines()[-1].split(", "))
+    assert pairs.get("Sampler") == sampler
+
+
 def test_line_breaks_in_prompts_stay_and_the_last_line_is_the_pairs() -> None:
     lines = text_of(a_request(prompt="a cat\non a mat", negative_prompt="grey\nblurry")).split("\n")
     assert lines[:4] == ["a cat", "on a mat", "Negative prompt: grey", "blurry"]
