@@ -19,7 +19,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from sdapi.catalog import EMBEDDED_ID, Catalog, embedded_model_dir
+from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.loop import DrawingLoop, Pictures, Result, Ticket
@@ -94,7 +94,7 @@ def _running_loop(folder: Path, device: str, rows: int) -> Iterator[DrawingLoop]
     """The server's drawing loop on a thread of its own, as the server runs it."""
     catalog = Catalog(folder.parent, aliases={}, embedded=folder)
     options = DeviceOptions(device=device, dtype="float32", threads=0, max_batch_rows=rows, model_cache_bytes=2**40)
-    loop = open_loop(catalog, options)
+    loop = open_loop(catalog, Assets(folder.parent), options)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from sdapi.catalog import Assets
 from sdapi.db.migrations import current_and_head
 from sdapi.db.session import open_database
 from sdapi.domain.generation import Txt2Img
@@ -90,7 +91,7 @@ async def _models(settings: Settings) -> tuple[bool, str]:
 
 async def _drawing(settings: Settings) -> tuple[bool, str]:
     catalog = open_catalog(settings)
-    engine = open_engine(settings, catalog)
+    engine = open_engine(settings, catalog, Assets(settings.models_dir))
     request = Txt2Img(checkpoint=catalog.get(settings.default_model).id, prompt="a red circle", width=64, height=64, seed=1, steps=2)
     started = time.monotonic()
     try:

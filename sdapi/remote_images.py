@@ -13,7 +13,7 @@ from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 import httpx
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 
 from sdapi.address_guard import GuardedTransport, guarded_client
 from sdapi.domain.errors import ImageRefused, PictureUnavailable
@@ -38,6 +38,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_OPAQUE = 255
+_WHITE_FROM = 250
+"""Brightness of strokes that are called white: lossy formats leave little less."""
 
 # One sentence for every way a fetch can fail: which one it was would tell a stranger what lives in our network.
 UNFETCHABLE = "Unable to fetch image from provided URL"
@@ -84,8 +88,10 @@ class RemoteImages:
         """Close every connection."""
         await self._client.aclose()
 
-    async def load(self, field: str, source: str, *, public_url: str, base64_allowed: bool = True) -> Image.Image:
+    async def load(self, field: str, source: str, *, public_url: str, base64_allowed: bool = True, as_mask: bool = False) -> Image.Image:
         """The picture at `source`: RGB, upright, transparency on white, first frame only, at its own size.
+
+        `as_mask` makes it L instead, white where something is to be drawn anew: see `mask_of`.
 
         `source` is an http(s) URL, one of our own image URLs (read from storage), a `data:` URL, or base64 where `base64_allowed`.
         Raises ImageRefused with `field` and a sentence for the client.
@@ -105,7 +111,7 @@ class RemoteImages:
         if len(data) > self._max_bytes:
             raise self._too_large(field)
         async with self._decoding:
-            return await asyncio.to_thread(decode_picture, field, data, max_pixels=self._max_pixels)
+            return await asyncio.to_thread(decode_picture, field, data, max_pixels=self._max_pixels, as_mask=as_mask)
 
     async def _inline(self, field: str, source: str) -> bytes:
         # Before anything is copied: 4 characters of base64 are 3 bytes, and a percent-encoded byte is 3 characters.
@@ -191,7 +197,7 @@ def _from_base64(text: str) -> bytes:
         raise ValueError("not base64") from malformed
 
 
-def decode_picture(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
+def decode_picture(field: str, data: bytes, *, max_pixels: int, as_mask: bool = False) -> Image.Image:
     """`data` as RemoteImages.load promises it; for threads, because it takes long.
 
     Looks at the header before any pixel is decoded. Raises ImageRefused.
@@ -202,7 +208,7 @@ def decode_picture(field: str, data: bytes, *, max_pixels: int) -> Image.Image:
                 raise _too_many_pixels(field, max_pixels)
             picture.load()
             turn = _TURNS.get(_orientation(picture))
-            flat = _on_white(picture)
+            flat = mask_of(picture) if as_mask else _on_white(picture)
             return flat if turn is None else flat.transpose(turn)
     except ImageRefused:
         raise
@@ -222,6 +228,22 @@ def _orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - a picture with broken EXIF data is still a picture, and parsing it raises anything
         return 1
+
+
+def mask_of(picture: Image.Image) -> Image.Image:
+    """The picture read as a mask, L: 255 where something is to be drawn anew.
+
+    Without transparency its brightness says so. Where it has some, the transparent part is to be drawn anew, as editors export a hole
+    that was erased; but white strokes on nothing, as canvases export them, mean the strokes.
+    """
+    if not picture.has_transparency_data:
+        return _on_white(picture).convert("L")
+    layer = picture.convert("RGBA")
+    alpha = layer.getchannel("A")
+    if alpha.histogram()[_OPAQUE] == alpha.width * alpha.height:
+        return _on_white(picture).convert("L")
+    visible = layer.convert("L").histogram(mask=alpha)
+    return alpha if 0 < sum(visible) == sum(visible[_WHITE_FROM:]) else ImageChops.invert(alpha)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

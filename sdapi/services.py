@@ -128,10 +128,11 @@ def _drawn_at_once(settings: Settings) -> int:
     return 2 * settings.max_rows
 
 
-def open_engine(settings: Settings, catalog: Catalog) -> LocalEngine:
+def open_engine(settings: Settings, catalog: Catalog, assets: Assets) -> LocalEngine:
     """The engine the settings ask for, not yet started."""
     return LocalEngine(
         catalog,
+        assets,
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.torch_threads,
@@ -255,11 +256,12 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         storage, targets = await _open_storage(stack, settings, sessions, secret)
         webhooks = await _open_webhooks(stack, settings, sessions, secret)
         catalog = open_catalog(settings)
+        assets = Assets(settings.models_dir)
         images = _open_images(settings, storage)
         stack.push_async_callback(images.aclose)
         quotas = _open_quotas(settings, sessions)
         board = JobBoard()
-        engine = open_engine(settings, catalog)
+        engine = open_engine(settings, catalog, assets)
         dialects = {dialect.NAME: dialect for dialect in DIALECTS}
         endings = Endings(dialects, _now)
 
@@ -271,7 +273,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         jobs = JobService(
             sessions=sessions,
             dialects=dialects,
-            requests=RequestBuilder(catalog=catalog, images=images, storage=storage, default_model=settings.default_model),
+            requests=RequestBuilder(catalog=catalog, assets=assets, images=images, storage=storage, default_model=settings.default_model),
             quotas=quotas,
             storage=storage,
             board=board,
@@ -324,7 +326,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             storage=storage,
             storage_targets=targets,
             catalog=catalog,
-            assets=Assets(settings.models_dir),
+            assets=assets,
             downloads=downloads,
             images=images,
             uploads=uploads,

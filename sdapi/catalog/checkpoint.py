@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import MAX_STEPS, NOT_DRAWN_WITH, SchedulerName
+from sdapi.domain.generation import MAX_STEPS, SchedulerName
 
 from .weights import Refused
 
@@ -49,13 +49,6 @@ class Sidecar(BaseModel):
     aliases: tuple[Annotated[str, Field(pattern=r"^[^*\s][^*]*$", max_length=200)], ...] = ()
     description: str = ""
 
-    @field_validator("scheduler")
-    @classmethod
-    def _can_be_drawn_with(cls, value: SchedulerName | None) -> SchedulerName | None:
-        if value in NOT_DRAWN_WITH:
-            raise ValueError(f"{value} is not available for drawing")
-        return value
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -67,7 +60,7 @@ class Checkpoint:
     layout: Layout
     family: Literal["sd1"]
     in_channels: int
-    """Channels the UNet takes; 4 for every model that draws from noise alone."""
+    """Channels the UNet takes: 4, or 9 for inpainting models, which are shown the mask and the masked picture."""
     weights: tuple[Path, ...]
     """The files that hold tensors."""
     size_bytes: int

@@ -107,10 +107,9 @@ def _refuse_others(family: Family) -> None:
 
 
 def _drawable(in_channels: int, weights: tuple[Path, ...]) -> Inspected:
-    if in_channels != 4:
+    if in_channels not in (4, 9):
         # Listed, such a model would be accepted and then fail in its first forward.
-        kind = "an inpainting model" if in_channels == 9 else "a model"
-        raise Refused(f"It is {kind} whose UNet takes {in_channels} channels; models that take 4 can be used.")
+        raise Refused(f"It is a model whose UNet takes {in_channels} channels; models that take 4, or 9 for inpainting, can be used.")
     return Inspected(in_channels, weights)
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sdapi.domain.errors import InvalidRequest, SdapiError
-from sdapi.domain.generation import SchedulerName
+from sdapi.domain.generation import AlgorithmType, SchedulerName
 from sdapi.domain.job import Job, JobStatus
 
 from .wire_types import REFUSED, WholeNumber, WireBody
@@ -70,6 +70,7 @@ class Asked:
     vae: str | None = None
     scheduler: SchedulerName | None = None
     use_karras_sigmas: bool | None = None
+    algorithm_type: AlgorithmType | None = None
     clip_skip: int = 1
     enhance_prompt: bool = False
     multi_lingual: bool = False

@@ -280,7 +280,8 @@ def _meta(job: Job) -> dict[str, JsonValue]:
             "mask_image": _input_link(job, request.mask_image),
             "strength": f"{request.strength:g}",  # a string on the wire here, and only here
         }
-    return meta | {"W": request.width, "H": request.height, "seed": request.seed, "steps": request.steps, "lora": ""}
+    loras = ",".join(use.id for use in request.loras)
+    return meta | {"W": request.width, "H": request.height, "seed": request.seed, "steps": request.steps, "lora": loras}
 
 
 def _input_link(job: Job, name: str | None) -> str:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from sdapi.domain.errors import InvalidRequest, ModelNotFound
 from sdapi.domain.generation import MAX_STEPS
+from sdapi.domain.sampler_names import NamedSampler
 
 from .base import Asked, Endpoint, Kind, Picture, PictureRole, ReadLimits, rejecting, scale_per_net, spelt, strength_per_lora
 from .hosted_fields import ControlNetBody, DrawingBody, Img2ImgBody, InpaintBody, JobBody, UpscaleBody, VideoBody
@@ -87,6 +88,8 @@ class HostedCall:
     def _drawing(self, read: DrawingBody, limits: ReadLimits) -> Asked:
         side_px = min(_DEFAULT_SIDE_PX, limits.max_side_px // 8 * 8)
         strengths = strength_per_lora(len(read.lora_model), read.lora_strength)
+        sampler = _sampler(read)
+        named_karras, named_algorithm = (None, None) if sampler is None else (sampler.use_karras_sigmas, sampler.algorithm_type)
         return Asked(
             kind=self.kind,
             endpoint=self.name,
@@ -105,8 +108,9 @@ class HostedCall:
             lora_strengths=strengths,
             embeddings=read.embeddings_model,
             vae=_stripped(read.vae),
-            scheduler=read.scheduler,
-            use_karras_sigmas=read.use_karras_sigmas,
+            scheduler=None if sampler is None else sampler.scheduler,
+            use_karras_sigmas=named_karras if read.use_karras_sigmas is None else read.use_karras_sigmas,
+            algorithm_type=named_algorithm if read.algorithm_type is None else read.algorithm_type,
             clip_skip=read.clip_skip,
             enhance_prompt=read.enhance_prompt,
             multi_lingual=read.multi_lingual,
@@ -157,9 +161,16 @@ def _pictures(read: DrawingBody) -> tuple[Picture, ...]:
     return tuple(Picture(role, role, source.strip()) for role, source in sources if source is not None)
 
 
+def _sampler(read: DrawingBody) -> NamedSampler | None:
+    return read.scheduler or read.sampling_method
+
+
 def _echo(read: DrawingBody, strengths: tuple[float, ...]) -> dict[str, JsonValue]:
     """What answers repeat as it was asked and the job itself doesn't know."""
+    sampler = _sampler(read)
     asked: dict[str, JsonValue] = {
+        # The job knows the class only; a name of A1111's is told as such.
+        "scheduler": None if sampler is None or sampler.told == sampler.scheduler.value else sampler.told,
         "safety_checker": yes_no(read.safety_checker),
         "safety_checker_type": read.safety_checker_type,
         "tomesd": yes_no(read.tomesd),

@@ -14,7 +14,9 @@ from pydantic import AliasChoices, Field
 from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, MAX_VIDEO_SECONDS
 
 from .wire_types import (
+    Algorithm,
     LongText,
+    LooseScheduler,
     Names,
     Number,
     Scalar,
@@ -44,6 +46,7 @@ class JobBody(WireBody):
         "webhook": frozenset({"0"}),
         "embeddings_model": frozenset({"no"}),
         "embeddings": frozenset({"no"}),
+        "algorithm_type": frozenset({"none"}),
     }
 
     key: Any = Field(default=None, description="API key; the headers X-API-KEY and Authorization: Bearer are read, too")
@@ -83,8 +86,9 @@ class DrawingBody(JobBody):
     )
     lora_model: TextList = Field(default=(), validation_alias=AliasChoices("lora_model", "lora"), description="Ids, separated by commas")
     lora_strength: Strengths = Field(default=(), description="One number for all, or as many as there are in lora_model")
-    scheduler: Scheduler | None = Field(default=None, description="Without it the model's own")
-    algorithm_type: Any = Field(default=None, description="Taken, without effect")
+    scheduler: Scheduler | None = Field(default=None, description="Class name, or as A1111 calls it; without it the model's own")
+    sampling_method: LooseScheduler = Field(default=None, description="Read where there is no scheduler; an unknown one has no effect")
+    algorithm_type: Algorithm | None = Field(default=None, description="For DPM solvers: none, dpmsolver, dpmsolver++, sde-dpmsolver++, …")
     use_karras_sigmas: YesNo | None = Field(default=None, description="Without it as the model's own scheduler has it")
     tomesd: YesNo | None = Field(default=None, description="Taken and repeated, without effect")
     clip_skip: Annotated[WholeNumber, between(1, 8)] = Field(
@@ -106,7 +110,7 @@ class Img2ImgBody(DrawingBody):
 class InpaintBody(Img2ImgBody):
     """What calls that redraw a part of a picture read besides."""
 
-    mask_image: LongText = Field(description=_PICTURE + "; white is drawn anew")
+    mask_image: LongText = Field(description=_PICTURE + "; white, or else the transparent part, is drawn anew")
 
 
 class ControlNetBody(DrawingBody):

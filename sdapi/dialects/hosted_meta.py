@@ -71,6 +71,14 @@ def _scales(request: _Drawing) -> str:
     return ",".join(f"{scale:g}" for scale in request.conditioning_scales) if isinstance(request, ControlNet) else ""
 
 
+def _lora_strength(job: Job, request: _Drawing) -> JsonValue:
+    """One number, or as many as there are LoRAs where they differ."""
+    strengths = [use.strength for use in request.loras]
+    if len(set(strengths)) > 1:
+        return ",".join(f"{strength:g}" for strength in strengths)
+    return strengths[0] if strengths else job.echo.get("lora_strength", 1)
+
+
 def _is_base64(job: Job) -> bool:
     return any(name.endswith(".base64") for name in job.output_names)
 
@@ -94,8 +102,8 @@ _VALUES: Mapping[str, _Value] = {
     "height": lambda _, request: request.height,
     "init_image": lambda job, request: _input(job, request, "init_image"),
     "instant_response": lambda job, _: job.echo.get("instant_response", "no"),
-    "lora": lambda job, _: job.echo.get("lora"),
-    "lora_strength": lambda job, _: job.echo.get("lora_strength", 1),
+    "lora": lambda job, request: ",".join(use.id for use in request.loras) or job.echo.get("lora"),
+    "lora_strength": _lora_strength,
     "mask_image": lambda job, request: _input(job, request, "mask_image"),
     "model": lambda _, request: request.checkpoint,
     "model_id": lambda job, request: job.echo.get("model_id", request.checkpoint),
@@ -109,7 +117,7 @@ _VALUES: Mapping[str, _Value] = {
     "safety_checker": lambda job, _: job.echo.get("safety_checker", "no"),
     "safety_checker_type": lambda job, _: job.echo.get("safety_checker_type", "sensitive_content_text"),
     "safetychecker": lambda job, _: job.echo.get("safety_checker", "no"),
-    "scheduler": lambda _, request: "default" if request.scheduler is None else request.scheduler.value,
+    "scheduler": lambda job, request: job.echo.get("scheduler", "default" if request.scheduler is None else request.scheduler.value),
     "seed": lambda _, request: request.seed,
     "self_attention": lambda _, request: yes_no(request.self_attention),
     "steps": lambda _, request: request.steps,

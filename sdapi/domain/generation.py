@@ -13,6 +13,8 @@ MAX_SAMPLES = 4
 MIN_SIDE_PX = 64
 MAX_UPSCALE = 4
 MAX_VIDEO_SECONDS = 20
+MAX_LORA_STRENGTH = 2.0
+MAX_LORAS = 8
 
 Pixels = Annotated[int, Field(ge=MIN_SIDE_PX, multiple_of=8)]
 """A side of a picture. The upper limit is a setting, checked where requests come in."""
@@ -39,12 +41,23 @@ class SchedulerName(StrEnum):
     KARRAS_VE = "KarrasVeScheduler"
     SCORE_SDE_VE = "ScoreSdeVeScheduler"
     LCM = "LCMScheduler"
+    TCD = "TCDScheduler"
+    DPM_SDE = "DPMSolverSDEScheduler"
 
 
-NOT_DRAWN_WITH = frozenset(
-    {SchedulerName.DDIM_INVERSE, SchedulerName.IPNDM, SchedulerName.KARRAS_VE, SchedulerName.SCORE_SDE_VE, SchedulerName.LCM}
-)
-"""Documented names that are read, but not available for drawing."""
+AlgorithmType = Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"]
+"""Which equation the DPM solvers solve; those of `sde-` add fresh noise at every step."""
+
+
+class LoraUse(BaseModel):
+    """A LoRA at a strength."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    """Catalog id."""
+    strength: float = Field(default=1.0, ge=-MAX_LORA_STRENGTH, le=MAX_LORA_STRENGTH)
+    """0 does nothing; below 0 leads away from what it was trained on."""
 
 
 class _Generation(BaseModel):
@@ -68,8 +81,15 @@ class _Generation(BaseModel):
     """None: the checkpoint's own."""
     use_karras_sigmas: bool | None = None
     """None: as the checkpoint's scheduler has it."""
+    algorithm_type: AlgorithmType | None = None
+    """Means something to DPM solvers only. None: as the checkpoint's scheduler has it."""
     clip_skip: int = Field(default=1, ge=1, le=8)
     """1 uses the text encoder's last layer, 2 the one before, as users of A1111 count."""
+    loras: tuple[LoraUse, ...] = Field(default=(), max_length=MAX_LORAS)
+    embeddings: tuple[str, ...] = ()
+    """Catalog ids of the textual inversions it asked for; those that a prompt merely names work too."""
+    vae: str | None = None
+    """Catalog id; None: the checkpoint's own."""
     panorama: bool = False
     self_attention: bool = False
     highres_fix: bool = False
@@ -134,6 +154,17 @@ class ControlNet(_Generation):
     conditioning_scales: tuple[float, ...] = (1.0,)
     """One for all control nets, or one each; 0 to 20."""
     strength: float = Field(default=0.55, ge=0, le=1)
+    """How much of the init image is noised away, where it is drawn over."""
+
+    @property
+    def draws_over_init_image(self) -> bool:
+        """Whether the drawing starts from `init_image`; a lone one only leads, and the drawing starts from noise."""
+        return self.init_image is not None and (self.control_image is not None or self.mask_image is not None)
+
+    @property
+    def scale_of_each_net(self) -> tuple[float, ...]:
+        """As many as there are control nets."""
+        return self.conditioning_scales if len(self.conditioning_scales) > 1 else self.conditioning_scales * len(self.controlnet_models)
 
     @property
     def input_names(self) -> tuple[str, ...]:

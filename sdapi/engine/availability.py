@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from sdapi.domain.generation import NOT_DRAWN_WITH, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
+from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 
 
 def missing(request: AnyRequest) -> str | None:
     """A sentence that names what the request needs and this server lacks; None when it can be drawn."""
     match request:
-        case Txt2Img() | Img2Img():
+        case Txt2Img() | Img2Img() | Inpaint() | ControlNet():
             lacking = _lacking_option(request)
-        case Inpaint():
-            lacking = "Inpainting"
-        case ControlNet():
-            lacking = "ControlNet"
         case Text2Video():
             lacking = "Text to video"
         case Upscale():
@@ -25,7 +21,7 @@ def missing(request: AnyRequest) -> str | None:
     return None if lacking is None else f"{lacking} is not available on this server."
 
 
-def _lacking_option(request: Txt2Img | Img2Img) -> str | None:
+def _lacking_option(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> str | None:
     if request.panorama:
         return "Panorama"
     if request.self_attention:
@@ -36,6 +32,4 @@ def _lacking_option(request: Txt2Img | Img2Img) -> str | None:
         return "Translating prompts (multi_lingual)"
     if request.upscale:
         return "Upscaling"
-    if request.scheduler in NOT_DRAWN_WITH:
-        return f"The scheduler {request.scheduler}"
     return None

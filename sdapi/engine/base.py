@@ -21,6 +21,10 @@ class Work:
     request: AnyRequest
     init_image: Image.Image | None = None
     """RGB, of the request's size."""
+    mask_image: Image.Image | None = None
+    """L, of the request's size; white is drawn anew."""
+    control_image: Image.Image | None = None
+    """RGB, of the request's size; leads the structure."""
 
 
 @dataclass(frozen=True)

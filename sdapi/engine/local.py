@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sdapi.catalog import Catalog
+from sdapi.catalog import Assets, Catalog
 from sdapi.domain.errors import ModelNotFound
-from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img
 from sdapi.domain.models_in_memory import ModelsInMemory
 
 from .availability import missing
@@ -34,10 +34,20 @@ class LocalEngine:
     """See Engine. Torch and diffusers are imported on the device thread, so the API answers before they are there."""
 
     def __init__(
-        self, catalog: Catalog, *, device: str, dtype: str, threads: int, max_rows: int, max_batch_rows: int, model_cache_bytes: int
+        self,
+        catalog: Catalog,
+        assets: Assets,
+        *,
+        device: str,
+        dtype: str,
+        threads: int,
+        max_rows: int,
+        max_batch_rows: int,
+        model_cache_bytes: int,
     ) -> None:
         """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward."""
         self._catalog = catalog
+        self._assets = assets
         self._device = device
         self._dtype = dtype
         self._torch_threads = threads
@@ -58,7 +68,7 @@ class LocalEngine:
         request = work.request
         if (reason := missing(request)) is not None:
             return Failed(reason)
-        assert isinstance(request, Txt2Img | Img2Img)  # noqa: S101 - the other kinds are missing
+        assert isinstance(request, Txt2Img | Img2Img | Inpaint | ControlNet)  # noqa: S101 - the other kinds are missing
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | None] = event_loop.create_future()
         self._rows_in_flight += request.samples
@@ -74,6 +84,8 @@ class LocalEngine:
                     job_id=work.job_id,
                     request=request,
                     init_image=work.init_image,
+                    mask_image=work.mask_image,
+                    control_image=work.control_image,
                     cancelled=cancelled,
                     report=lambda progress: _call(event_loop, report, progress),
                     done=lambda result: _call(event_loop, _settle, answer, result),
@@ -168,7 +180,7 @@ class LocalEngine:
             from sdapi.pipelines.device_host import DeviceOptions, open_loop
 
             options = DeviceOptions(self._device, self._dtype, self._torch_threads, self._max_batch_rows, self._model_cache_bytes)
-            drawing = open_loop(self._catalog, options)
+            drawing = open_loop(self._catalog, self._assets, options)
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
             _log.exception("the drawing engine can't start")
             self._problem = f"the drawing engine can't start: {error}"

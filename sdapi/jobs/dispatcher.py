@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.catalog import Catalog
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
 from sdapi.png import encode_png, parameters_text
@@ -150,37 +150,47 @@ class Dispatcher:
     async def _process(self, job: Job) -> None:
         cancelled = self._board.started(job.id)
         try:
-            outcome = await self._draw_and_store(job, cancelled)
-            await self._record(job, outcome)
+            outcome, files_url = await self._draw_and_store(job, cancelled)
+            await self._record(job, outcome, files_url)
         except Exception:  # noqa: BLE001
             # Nothing may come out of one job's task into the others; the row stays running and the sweep requeues it.
             _log.exception("recording a job failed", extra={"job_ids": [job.id]})
         finally:
             self._board.ended(job.id)
 
-    async def _draw_and_store(self, job: Job, cancelled: Event) -> Drawn | Failed | Cancelled:
-        """Files first, row second: a recorded success always has its pictures."""
+    async def _draw_and_store(self, job: Job, cancelled: Event) -> tuple[Drawn | Failed | Cancelled, str | None]:
+        """What came of it, and where its pictures can be had directly. Files first, row second: a recorded success has its pictures."""
+        files_url = None
         try:
             try:
-                work = Work(job.id, job.request, await self._init_image(job))
+                work = Work(
+                    job.id,
+                    job.request,
+                    init_image=await self._picture(getattr(job.request, "init_image", None), "RGB"),
+                    mask_image=await self._picture(getattr(job.request, "mask_image", None), "L"),
+                    control_image=await self._picture(getattr(job.request, "control_image", None), "RGB"),
+                )
             finally:
                 self._preparing -= job.request.samples
             outcome = await self._engine.draw(work, lambda progress: self._board.report(job.id, progress), cancelled)
             if isinstance(outcome, Drawn):
+                # Asked before they are stored: should the bucket change meanwhile, the former one is read from, too.
+                files_url = await self._storage.public_base()
                 await self._store(job, outcome)
         except SdapiError as error:
-            return Failed(str(error))
+            return Failed(str(error)), None
         except Exception:  # noqa: BLE001
             # Failures of one job are values from here on, whatever they were.
             _log.exception("a job failed", extra={"job_ids": [job.id]})
-            return Failed("an internal error, see the server's log")
-        return outcome
+            return Failed("an internal error, see the server's log"), None
+        return outcome, files_url
 
-    async def _init_image(self, job: Job) -> Image.Image | None:
-        if not isinstance(job.request, Img2Img):
+    async def _picture(self, name: str | None, mode: str) -> Image.Image | None:
+        """An input picture from storage; None for a request that has none of its kind."""
+        if name is None:
             return None
-        data = await self._storage.load(job.request.init_image)
-        return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert("RGB"))
+        data = await self._storage.load(name)
+        return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert(mode))
 
     async def _store(self, job: Job, drawn: Drawn) -> None:
         texts = await self._png_texts(job, drawn)
@@ -192,16 +202,15 @@ class Dispatcher:
 
     async def _png_texts(self, job: Job, drawn: Drawn) -> list[str | None]:
         """What each picture's file says of how it was made."""
-        if not self._png_metadata or not isinstance(job.request, Txt2Img | Img2Img):
+        if not self._png_metadata or not isinstance(job.request, Txt2Img | Img2Img | Inpaint | ControlNet):
             return [None] * len(drawn.images)
         request = job.request.model_copy(update={"scheduler": drawn.scheduler})
         model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(request.checkpoint)))
         seeds = ((request.seed + index) % 2**32 for index in range(len(drawn.images)))
         return [parameters_text(request, seed=seed, model=request.checkpoint, model_hash=model_hash) for seed in seeds]
 
-    async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled) -> None:
+    async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled, files_url: str | None) -> None:
         ended: Job | None = None
-        files_url = await self._storage.public_base() if isinstance(outcome, Drawn) else None
         async with self._sessions.begin() as session:
             repository = JobRepository(session)
             match outcome:

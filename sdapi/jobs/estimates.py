@@ -27,7 +27,7 @@ _TEMPORAL_FACTOR: Final = 1.3
 _WINDOW_PX: Final = 512
 _WINDOW_STRIDE_PX: Final = 64
 
-_TWO_FORWARDS_A_STEP: Final = frozenset({SchedulerName.HEUN, SchedulerName.KDPM2, SchedulerName.KDPM2_ANCESTRAL})
+_TWO_FORWARDS_A_STEP: Final = frozenset({SchedulerName.HEUN, SchedulerName.KDPM2, SchedulerName.KDPM2_ANCESTRAL, SchedulerName.KARRAS_VE})
 
 
 @dataclass(frozen=True)

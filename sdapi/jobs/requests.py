@@ -10,12 +10,14 @@ from typing import Any, assert_never
 
 from PIL import Image
 
-from sdapi.catalog import Catalog, Checkpoint
+from sdapi.catalog import Assets, Catalog, Checkpoint
 from sdapi.dialects.base import Asked, Picture, PictureRole
-from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import MAX_STEPS, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
+
+from .additions_check import Looked, look_up
+from .control_check import check_control
 
 DEFAULT_UPSCALER = "realesr-general-x4v3"
 """What the hosted services took where none was named."""
@@ -24,8 +26,9 @@ DEFAULT_UPSCALER = "realesr-general-x4v3"
 class RequestBuilder:
     """Turns `Asked` into a domain request. Whatever is wrong ends here, and then nothing is left behind."""
 
-    def __init__(self, *, catalog: Catalog, images: RemoteImages, storage: Storage, default_model: str) -> None:
+    def __init__(self, *, catalog: Catalog, assets: Assets, images: RemoteImages, storage: Storage, default_model: str) -> None:
         self._catalog = catalog
+        self._assets = assets
         self._images = images
         self._storage = storage
         self._default_model = default_model
@@ -37,7 +40,8 @@ class RequestBuilder:
     async def build(self, asked: Asked, *, public_url: str) -> AnyRequest:
         """Raises ModelNotFound, InvalidRequest, ImageRefused; input pictures that were stored by then are removed again."""
         checkpoint = None if asked.kind == "upscale" else await asyncio.to_thread(self._catalog.get, self.model_id(asked))
-        _refuse_what_is_not_installed(asked)
+        looked = await asyncio.to_thread(look_up, asked, self._assets)
+        await asyncio.to_thread(check_control, asked, self._assets)
         stored: dict[PictureRole, str] = {}
         try:
             sizes: dict[PictureRole, tuple[int, int]] = {}
@@ -45,7 +49,7 @@ class RequestBuilder:
                 stored[picture.role], sizes[picture.role] = await self._store(picture, asked, public_url)
             if checkpoint is None:
                 return _upscale(asked, self.model_id(asked), stored, sizes)
-            return _drawing(asked, checkpoint, stored)
+            return _drawing(asked, checkpoint, stored, looked)
         except BaseException:
             await self.discard(stored.values())
             raise
@@ -56,20 +60,11 @@ class RequestBuilder:
             await self._storage.delete(name)
 
     async def _store(self, picture: Picture, asked: Asked, public_url: str) -> tuple[str, tuple[int, int]]:
-        image = await self._images.load(picture.field, picture.source, public_url=public_url)
+        image = await self._images.load(picture.field, picture.source, public_url=public_url, as_mask=picture.role == "mask_image")
         size = image.size if asked.kind == "upscale" else (asked.width, asked.height)
         name = f"inputs/{uuid.uuid4()}.png"
         await self._storage.save(name, await asyncio.to_thread(_fitted_png, image, size))
         return name, size
-
-
-def _refuse_what_is_not_installed(asked: Asked) -> None:
-    if asked.lora_models:
-        raise InvalidRequest.of("lora_model", f"There is no LoRA named {asked.lora_models[0]!r} on this server.")
-    if asked.embeddings:
-        raise InvalidRequest.of("embeddings_model", f"There is no textual inversion named {asked.embeddings[0]!r} on this server.")
-    if asked.vae is not None:
-        raise InvalidRequest.of("vae", f"There is no VAE named {asked.vae!r} on this server.")
 
 
 def _upscale(asked: Asked, model_id: str, stored: dict[PictureRole, str], sizes: dict[PictureRole, tuple[int, int]]) -> Upscale:
@@ -84,10 +79,10 @@ def _upscale(asked: Asked, model_id: str, stored: dict[PictureRole, str], sizes:
     )
 
 
-def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str]) -> AnyRequest:
+def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str], looked: Looked) -> AnyRequest:
     common: dict[str, object] = {
         "checkpoint": checkpoint.id,
-        "prompt": _prompt(asked, checkpoint),
+        "prompt": _prompt(asked, checkpoint, looked.prompt),
         "negative_prompt": _negative_prompt(asked, checkpoint),
         "width": asked.width,
         "height": asked.height,
@@ -97,7 +92,11 @@ def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str
         "guidance_scale": asked.guidance_scale or checkpoint.guidance_scale or 7.5,
         "scheduler": asked.scheduler,
         "use_karras_sigmas": asked.use_karras_sigmas,
+        "algorithm_type": asked.algorithm_type,
         "clip_skip": asked.clip_skip,
+        "loras": looked.loras,
+        "embeddings": looked.embeddings,
+        "vae": looked.vae,
         "panorama": asked.panorama,
         "self_attention": asked.self_attention,
         "highres_fix": asked.highres_fix,
@@ -129,9 +128,9 @@ def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str
             assert_never(asked.kind)
 
 
-def _prompt(asked: Asked, checkpoint: Checkpoint) -> str:
+def _prompt(asked: Asked, checkpoint: Checkpoint, prompt: str) -> str:
     """Trigger words first, enhancement words last."""
-    triggered = f"{checkpoint.trigger} {asked.prompt}" if checkpoint.trigger else asked.prompt
+    triggered = f"{checkpoint.trigger} {prompt}" if checkpoint.trigger else prompt
     return f"{triggered}, {checkpoint.enhance}" if asked.enhance_prompt and checkpoint.enhance else triggered
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sdapi.catalog import Catalog
+from sdapi.catalog import Assets, Catalog, ModelBroken
+from sdapi.domain.errors import ModelNotFound
 
+from .controlnets import ControlNetwork
 from .families.unet import UnetModel
-from .loader import load_sd1
+from .loader import load_controlnet, load_sd1
 from .loop import DrawingLoop, Model
 from .residency import Residency
 
@@ -35,7 +37,7 @@ class DeviceOptions:
     model_cache_bytes: int
 
 
-def open_loop(catalog: Catalog, options: DeviceOptions) -> DrawingLoop:
+def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> DrawingLoop:
     """The loop for that device, with no model loaded yet."""
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
     dtype = _DTYPES[options.dtype] if options.dtype != "auto" else torch.float16 if device.type == "cuda" else torch.float32
@@ -45,7 +47,14 @@ def open_loop(catalog: Catalog, options: DeviceOptions) -> DrawingLoop:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"diffusers\..*")
 
     def load(model_id: str) -> Model:
-        return UnetModel(model_id, load_sd1(catalog.get(model_id), device=device, dtype=dtype))
+        return UnetModel(model_id, load_sd1(catalog.get(model_id), device=device, dtype=dtype), assets)
+
+    def load_net(net_id: str) -> ControlNetwork:
+        try:
+            asset = assets.get("controlnet", net_id)
+        except ModelNotFound as error:
+            raise ModelBroken(net_id, f"There is no control net named {net_id!r} any more.") from error
+        return ControlNetwork(net_id, load_controlnet(asset, device=device, dtype=dtype))
 
     # SD 1.x at 512 px gains from 8 to 16 rows on a GPU; on CPU cores a larger batch only makes newcomers wait longer.
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
@@ -54,6 +63,7 @@ def open_loop(catalog: Catalog, options: DeviceOptions) -> DrawingLoop:
         Residency(load, budget_bytes=options.model_cache_bytes),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
+        control_nets=Residency(load_net, budget_bytes=options.model_cache_bytes),
         release_memory=_release_memory,
     )
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from sdapi.catalog import Checkpoint, ModelBroken, Refused, part_weights
+from sdapi.catalog import Asset, Checkpoint, ModelBroken, Refused, part_weights
 
 SHIPPED_CONFIGS = Path(__file__).parent / "configs" / "sd1"
 
@@ -90,6 +90,29 @@ def load_sd1(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
     return _on_device(checkpoint, parts, device)
 
 
+def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, configs_dir: Path = SHIPPED_CONFIGS) -> Any:
+    """A ControlNetModel for Stable Diffusion 1.x, in eval mode on its device, without gradients. Blocks for seconds.
+
+    Folders bring their configuration, single files take the one in `configs_dir`. Raises ModelBroken when the files are damaged or made
+    for another family, and torch.OutOfMemoryError.
+    """
+    with _ONE_AT_A_TIME, _quiet():
+        try:
+            if asset.layout == "diffusers":
+                network = _from_folder(ControlNetModel, asset.path, dtype)
+            else:
+                network = _from_tensors(ControlNetModel, safetensors.torch.load_file(asset.path), configs_dir, "controlnet", dtype)
+        except _LOADING_ERRORS as error:
+            _log.exception("control net can't be loaded", extra={"model": asset.id})
+            sentence = f"The control net {asset.id!r} can't be loaded: it is damaged or not made for Stable Diffusion 1.x."
+            raise ModelBroken(asset.id, sentence) from error
+        except _Incomplete as error:
+            raise ModelBroken(asset.id, f"The control net {asset.id!r} can't be loaded: {error}.") from error
+    network.eval().requires_grad_(requires_grad=False).to(device)
+    _own_memory(network)
+    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
+
+
 class _Incomplete(Exception):
     """Weights the architecture needs are not there."""
 
@@ -124,16 +147,21 @@ def _read_file(checkpoint: Checkpoint, configs_dir: Path, dtype: torch.dtype) ->
     return _Parts(
         tokenizer=CLIPTokenizer.from_pretrained(configs_dir / "tokenizer", local_files_only=True),
         text_encoder=_text_encoder_from(tensors, configs_dir, dtype),
-        unet=_from_tensors(UNet2DConditionModel, tensors, configs_dir, "unet", dtype),
+        unet=_from_tensors(UNet2DConditionModel, tensors, configs_dir, "unet", dtype, in_channels=checkpoint.in_channels),
         vae=_from_tensors(AutoencoderKL, tensors, configs_dir, "vae", dtype),
         scheduler_config=_scheduler_config(configs_dir),
     )
 
 
-def _from_tensors(model_class: Any, tensors: dict[str, torch.Tensor], configs_dir: Path, part: str, dtype: torch.dtype) -> Any:
+def _from_tensors(
+    model_class: Any, tensors: dict[str, torch.Tensor], configs_dir: Path, part: str, dtype: torch.dtype, **sizes: int
+) -> Any:
+    """`sizes` are what the file's own tensors say of the network, against its configuration."""
     try:
         # Copied, because converting one part takes tensors out of the dictionary it is given.
-        return model_class.from_single_file(dict(tensors), config=str(configs_dir), subfolder=part, dtype=dtype, local_files_only=True)
+        return model_class.from_single_file(
+            dict(tensors), config=str(configs_dir), subfolder=part, dtype=dtype, local_files_only=True, **sizes
+        )
     except NotImplementedError as error:
         # "Cannot copy out of meta tensor": what the file did not fill is still without data.
         raise _Incomplete(f"{part} lacks weights") from error
@@ -196,6 +224,13 @@ def _own_memory(network: Any) -> None:
         # Torch can grow the storage it allocated itself, and no other.
         if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
             parameter.data = parameter.data.clone()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """For whoever else builds a network with these libraries: alone, and without their remarks."""
+    with _ONE_AT_A_TIME, _quiet():
+        yield
 
 
 @contextmanager

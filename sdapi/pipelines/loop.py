@@ -18,11 +18,14 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from sdapi.catalog import ModelBroken
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.progress import Progress
 
+from .controlnets import ControlNetwork
+from .leases import Leases
 from .residency import Residency
 from .row import BatchKey, Row
 
@@ -37,8 +40,15 @@ class Model(Protocol):
         """See HasSize."""
         ...
 
-    def prepare(self, request: Txt2Img | Img2Img, init_image: Image.Image | None) -> list[Row]:
-        """One row per sample."""
+    def prepare(
+        self,
+        request: Txt2Img | Img2Img | Inpaint | ControlNet,
+        init_image: Image.Image | None,
+        mask_image: Image.Image | None = None,
+        control_image: Image.Image | None = None,
+        control_nets: Sequence[ControlNetwork] = (),
+    ) -> list[Row]:
+        """One row per sample. The pictures and nets are those the request names; pictures have its size, `mask_image` is L, others RGB."""
         ...
 
     def predict(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -95,11 +105,13 @@ class Ticket:
     """A job handed to the loop. `report` and `done` are called on the loop's thread; `done` exactly once."""
 
     job_id: int
-    request: Txt2Img | Img2Img
+    request: Txt2Img | Img2Img | Inpaint | ControlNet
     init_image: Image.Image | None
     cancelled: threading.Event
     report: Callable[[Progress], None]
     done: Callable[[Result], None]
+    mask_image: Image.Image | None = None
+    control_image: Image.Image | None = None
 
 
 @dataclass
@@ -107,6 +119,7 @@ class _Flight:
     """A ticket whose rows are being drawn."""
 
     ticket: Ticket
+    leases: Leases[Model]
     model: Model
     rows: list[Row]
     started: float
@@ -126,13 +139,17 @@ class DrawingLoop:
         *,
         max_batch_pixels: int,
         max_batch_rows: int,
+        control_nets: Residency[ControlNetwork] | None = None,
         release_memory: Callable[[], None] = lambda: None,
     ) -> None:
         """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits.
 
+        `control_nets` keeps what of the models' budget they leave; None where no request names any.
+
         `release_memory` gives back to the device what was kept for later use; called on the loop's thread.
         """
         self._residency = residency
+        self._control_nets = control_nets if control_nets is not None else Residency(_no_control_net, budget_bytes=0)
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_rows = max_batch_rows
         self._release_memory = release_memory
@@ -141,6 +158,8 @@ class DrawingLoop:
         self._stopping = False
         self._ended = False
         self._waiting: list[Ticket] = []
+        self._leases: dict[int, Leases[Model]] = {}
+        """Of waiting jobs some of whose models are there: those stay until the others have come."""
         self._flights: list[_Flight] = []
         self._asked_looks: deque[tuple[int, Look]] = deque()
         self._asked_clearings: deque[Callable[[int], None]] = deque()
@@ -206,6 +225,7 @@ class DrawingLoop:
                     self._step(self._next_key())
                     self._retire_one()
                 elif self._waiting:
+                    self._control_nets.wait_for_load(0.05)
                     self._residency.wait_for_load(0.05)
         finally:
             self._end_all()
@@ -213,6 +233,8 @@ class DrawingLoop:
     def _drop_cancelled(self) -> None:
         for ticket in [t for t in self._waiting if t.cancelled.is_set()]:
             self._waiting.remove(ticket)
+            if (leases := self._leases.pop(ticket.job_id, None)) is not None:
+                leases.release()
             ticket.done(Stopped())
         for flight in [f for f in self._flights if f.ticket.cancelled.is_set()]:
             self._land(flight, Stopped())
@@ -220,23 +242,25 @@ class DrawingLoop:
     def _admit_one(self) -> None:
         """Make the first ticket whose model is there into rows. One a cycle, so that admitting never stalls those in flight for long."""
         for ticket in self._waiting:
-            model_id = ticket.request.checkpoint
+            leases = self._leases.setdefault(ticket.job_id, Leases(self._residency, self._control_nets))
             try:
-                model = self._residency.lease(model_id)
+                model = leases.acquire(ticket.request.checkpoint, _control_net_ids(ticket.request))
             except Exception as error:  # noqa: BLE001 - whatever loading raises must fail this job, not the loop
                 self._waiting.remove(ticket)
+                self._leases.pop(ticket.job_id).release()
                 ticket.done(self._trouble(error, [ticket.job_id], "the model could not be loaded"))
                 return
             if model is None:
                 continue
             self._waiting.remove(ticket)
+            del self._leases[ticket.job_id]
             try:
-                rows = model.prepare(ticket.request, ticket.init_image)
+                rows = model.prepare(ticket.request, ticket.init_image, ticket.mask_image, ticket.control_image, leases.control_nets)
             except Exception as error:  # noqa: BLE001 - a request that can't be prepared must not end its neighbours
-                self._residency.release(model_id)
+                leases.release()
                 ticket.done(self._trouble(error, [ticket.job_id], "the drawing could not be prepared"))
                 return
-            self._flights.append(_Flight(ticket, model, rows, time.monotonic()))
+            self._flights.append(_Flight(ticket, leases, model, rows, time.monotonic()))
             return
 
     def _has_errands(self) -> bool:
@@ -261,7 +285,8 @@ class DrawingLoop:
 
     def _clear(self) -> int:
         try:
-            freed = sum(model.clear_caches() for model in self._residency.leased()) + self._residency.evict_idle()
+            freed = sum(model.clear_caches() for model in self._residency.leased())
+            freed += self._residency.evict_idle() + self._control_nets.evict_idle()
             self._release_memory()
         except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
             _log.exception("caches could not be cleared")
@@ -352,7 +377,7 @@ class DrawingLoop:
     def _land(self, flight: _Flight, result: Result) -> None:
         self._flights.remove(flight)
         self._answer_looks(flight, None)
-        self._residency.release(flight.ticket.request.checkpoint)
+        flight.leases.release()
         flight.ticket.done(result)
 
     def _end_all(self) -> None:
@@ -367,6 +392,7 @@ class DrawingLoop:
             ticket.done(Stopped())
         self._do_errands()
         self._residency.close()
+        self._control_nets.close()
 
     def _trouble(self, error: Exception, job_ids: list[int], sentence: str) -> Trouble:
         """Errors of the domain are written for clients; others are logged and summed up."""
@@ -374,3 +400,11 @@ class DrawingLoop:
             return Trouble(str(error))
         _log.error(sentence, extra={"job_ids": job_ids}, exc_info=error)
         return Trouble(sentence)
+
+
+def _control_net_ids(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> tuple[str, ...]:
+    return request.controlnet_models if isinstance(request, ControlNet) else ()
+
+
+def _no_control_net(net_id: str) -> ControlNetwork:
+    raise ModelBroken(net_id, f"There is no control net named {net_id!r} on this server.")

@@ -1,14 +1,17 @@
-"""From prompt text to the UNet's context: A1111's weight syntax, prompts of any length, clip skip, cached embeddings."""
+"""From prompt text to the UNet's context: A1111's weight syntax, prompts of any length, clip skip, textual inversions, cached contexts."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .embeddings import Embedding, split_by_words, standing_in
+from .loras import Applied, applied
 
 _BRACKET_WEIGHT = 1.1
 _WEIGHT = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)")
@@ -96,6 +99,33 @@ class _WeightReader:
         self.pieces[first:] = [(text, round(w * weight, 6)) for text, w in self.pieces[first:]]
 
 
+@dataclass(frozen=True)
+class PromptChanges:
+    """What a request lays over the text encoder for its own prompts."""
+
+    loras: tuple[Applied, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    """Known by their words, wherever those stand in a prompt."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for changes that encode every prompt alike."""
+        loras = tuple((use.lora.version, use.strength) for use in self.loras if use.lora.text_encoder)
+        return loras, tuple(embedding.version for embedding in self.embeddings)
+
+
+_UNCHANGED = PromptChanges()
+
+
+@dataclass
+class _Chunk:
+    tokens: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    """One for each token."""
+    vectors: dict[int, Tensor] = field(default_factory=dict)
+    """By place among the tokens, what stands in for them."""
+
+
 class PromptEncoder:
     """Encodes prompts with one model's CLIP text encoder; for use from one thread."""
 
@@ -103,27 +133,28 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._encoder = text_encoder
         self._room = int(tokenizer.model_max_length) - 2
-        self._cache: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
-    def chunk_count(self, prompt: str) -> int:
+    def chunk_count(self, prompt: str, changes: PromptChanges = _UNCHANGED) -> int:
         """How many chunks of (usually) 75 tokens the prompt fills, at least 1."""
-        return len(self._chunks(prompt))
+        return len(self._chunks(prompt, changes))
 
     @torch.no_grad()
-    def encode(self, prompt: str, *, chunks: int, clip_skip: int = 1) -> Tensor:
+    def encode(self, prompt: str, *, chunks: int, clip_skip: int = 1, changes: PromptChanges = _UNCHANGED) -> Tensor:
         """Context of shape (chunks * 77, hidden size), on the encoder's device and in its dtype.
 
         A prompt shorter than `chunks` is filled up with encoded empty chunks, as an empty prompt would be: neither zeros nor a mask,
         because SD 1.x was trained with neither. Weighted states keep the chunk's mean, as A1111 does. A prompt of one chunk
         without weights encodes exactly as diffusers' own `encode_prompt`.
         """
-        key = (prompt, chunks, clip_skip)
+        key = (prompt, chunks, clip_skip, changes.key)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        pieces = self._chunks(prompt)[:chunks]
-        pieces += [([], [])] * (chunks - len(pieces))
-        context = torch.cat([self._encode_chunk(tokens, weights, clip_skip) for tokens, weights in pieces])
+        pieces = self._chunks(prompt, changes)[:chunks]
+        pieces += [_Chunk() for _ in range(chunks - len(pieces))]
+        with applied(self._encoder, "text_encoder", [changes.loras]):
+            context = torch.cat([self._encode_chunk(piece, clip_skip) for piece in pieces])
         self._cache[key] = context
         if len(self._cache) > _MAX_CACHED_PROMPTS:
             self._cache.popitem(last=False)
@@ -135,26 +166,40 @@ class PromptEncoder:
         self._cache.clear()
         return freed
 
-    def _chunks(self, prompt: str) -> list[tuple[list[int], list[float]]]:
-        chunks: list[tuple[list[int], list[float]]] = [([], [])]
+    def _chunks(self, prompt: str, changes: PromptChanges) -> list[_Chunk]:
+        chunks = [_Chunk()]
         for fragment in parse_weights(prompt):
             if fragment is BREAK:
-                chunks.append(([], []))
+                chunks.append(_Chunk())
                 continue
-            for token in self._tokenizer(fragment.text, add_special_tokens=False, truncation=False, verbose=False).input_ids:
-                if len(chunks[-1][0]) == self._room:
-                    chunks.append(([], []))
-                chunks[-1][0].append(token)
-                chunks[-1][1].append(fragment.weight)
+            for piece in split_by_words(fragment.text, changes.embeddings):
+                if isinstance(piece, Embedding):
+                    self._place(piece, fragment.weight, chunks)
+                    continue
+                for token in self._tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False).input_ids:
+                    if len(chunks[-1].tokens) == self._room:
+                        chunks.append(_Chunk())
+                    chunks[-1].tokens.append(token)
+                    chunks[-1].weights.append(fragment.weight)
         return chunks
 
-    def _encode_chunk(self, tokens: list[int], weights: list[float], clip_skip: int) -> Tensor:
-        spare = self._room - len(tokens)
-        ids = [self._tokenizer.bos_token_id, *tokens, self._tokenizer.eos_token_id, *[self._tokenizer.pad_token_id] * spare]
-        states = self._hidden_states(torch.tensor([ids], device=self._encoder.device), clip_skip)[0]
-        if all(weight == 1.0 for weight in weights):
+    def _place(self, embedding: Embedding, weight: float, chunks: list[_Chunk]) -> None:
+        """Its vectors were trained side by side, so they move to the next chunk together, as in A1111."""
+        if len(chunks[-1].tokens) + len(embedding.vectors) > self._room:
+            chunks.append(_Chunk())
+        for vector in embedding.vectors:
+            chunks[-1].vectors[len(chunks[-1].tokens)] = vector
+            chunks[-1].tokens.append(self._tokenizer.pad_token_id)  # any will do: its vector is never looked at
+            chunks[-1].weights.append(weight)
+
+    def _encode_chunk(self, chunk: _Chunk, clip_skip: int) -> Tensor:
+        spare = self._room - len(chunk.tokens)
+        ids = [self._tokenizer.bos_token_id, *chunk.tokens, self._tokenizer.eos_token_id, *[self._tokenizer.pad_token_id] * spare]
+        with standing_in(self._encoder, {place + 1: vector for place, vector in chunk.vectors.items()}):
+            states = self._hidden_states(torch.tensor([ids], device=self._encoder.device), clip_skip)[0]
+        if all(weight == 1.0 for weight in chunk.weights):
             return states
-        scale = torch.tensor([1.0, *weights, 1.0, *[1.0] * spare], device=states.device, dtype=states.dtype)[:, None]
+        scale = torch.tensor([1.0, *chunk.weights, 1.0, *[1.0] * spare], device=states.device, dtype=states.dtype)[:, None]
         weighted = states * scale
         return weighted * (states.mean() / weighted.mean())
 

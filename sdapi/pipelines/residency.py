@@ -51,6 +51,21 @@ class Residency(Generic[ModelT]):
         """What is in memory and what is on its way; any thread may look."""
         return self._state
 
+    @property
+    def budget_bytes(self) -> int:
+        """What models that nobody leases may take."""
+        return self._budget_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """What the models in memory take."""
+        return sum(resident.model.size_bytes for resident in self._resident.values())
+
+    def set_budget(self, budget_bytes: int) -> None:
+        """Keep to another budget from now on."""
+        self._budget_bytes = budget_bytes
+        self._evict()
+
     def lease(self, model_id: str) -> ModelT | None:
         """The model, kept until `release`; None while it is being loaded. Raises what loading it raised, once per attempt."""
         self._collect(model_id)
@@ -116,7 +131,7 @@ class Residency(Generic[ModelT]):
         self._evict(keep=model_id)
 
     def _evict(self, keep: str | None = None) -> None:
-        total = sum(resident.model.size_bytes for resident in self._resident.values())
+        total = self.size_bytes
         for model_id in list(self._resident):
             if total <= self._budget_bytes:
                 return

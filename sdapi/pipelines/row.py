@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .controlnets import Control
+from .inpainting import LatentBlend, PixelPaste
+from .loras import Applied
 from .samplers import Sampler
 
 
@@ -35,6 +39,18 @@ class Row:
     negative_context: Tensor | None
     """None when guidance is 1: the row then takes no unconditional half."""
     guidance_scale: float
+    blend: LatentBlend | None = None
+    """What inpainting keeps while the row is drawn; None draws all of it."""
+    paste: PixelPaste | None = None
+    """What inpainting keeps of the pixels."""
+    shown: Tensor | None = None
+    """(1, 5, height_px / 8, width_px / 8): mask and masked picture, which inpainting models take beside the latents; other models none."""
+    controls: tuple[Control, ...] = ()
+    """The control nets that lead it."""
+    loras: tuple[Applied, ...] = ()
+    """What is added to the UNet for this row alone."""
+    vae: Any = None
+    """The network that decodes it; None: the model's own."""
 
     @property
     def forwards(self) -> int:

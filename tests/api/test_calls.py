@@ -160,11 +160,8 @@ async def test_fetch_result_needs_nothing_but_the_key(server: Running) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/v5/controlnet", {"controlnet_model": "canny", "controlnet_type": "canny"}),
-        ("/api/v3/inpaint", {}),
         ("/api/v3/super_resolution", {}),
         ("/api/v5/text2video", {}),
-        ("/sd/controlnet", {"controlnet_model": "canny"}),
         ("/sd/upscale", {}),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.serving import served
 from tests.outside_programs import OutsideProgram
+from tests.pipelines.control_nets import install
 
 from .programs import Programs
 from .site import Site
@@ -39,8 +40,9 @@ _CURL = OutsideProgram(
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One server process for all clients, with every model id of the samples as a name of the embedded model."""
+    """One server process for all clients, with every model id of the samples as a name of the embedded model, and an untrained net."""
     folder = tmp_path_factory.mktemp("clients")
+    install(folder / "models", "canny")
     settings = {
         "SDAPI_MODEL_ALIASES": json.dumps({"*": "demo"}),
         "SDAPI_ALLOW_PRIVATE_URLS": "true",

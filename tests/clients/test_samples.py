@@ -27,7 +27,8 @@ DRAWING = {
 }
 """Samples that draw, and the documented answer of each."""
 LOOKING_UP = ("goapi_fetch.py", "goapi_fetch.js", "goapi_fetch.sh")
-NOT_AVAILABLE = {f"goapi_{call}.{language}" for call in ("controlnet", "upscale") for language in ("py", "js", "sh")}
+LED = ("goapi_controlnet.py", "goapi_controlnet.js", "goapi_controlnet.sh")
+NOT_AVAILABLE = {f"goapi_upscale.{language}" for language in ("py", "js", "sh")}
 """Samples of what this server has no models for, and no code: they fail until it has."""
 
 
@@ -49,7 +50,12 @@ def key_for(sample: str, site: Site) -> str:
 
 
 def test_every_sample_is_run() -> None:
-    assert {path.name for path in SAMPLES.iterdir() if path.suffix in (".py", ".js", ".sh")} == {*DRAWING, *LOOKING_UP, *NOT_AVAILABLE}
+    assert {path.name for path in SAMPLES.iterdir() if path.suffix in (".py", ".js", ".sh")} == {
+        *DRAWING,
+        *LED,
+        *LOOKING_UP,
+        *NOT_AVAILABLE,
+    }
 
 
 @pytest.mark.parametrize("sample", DRAWING)
@@ -63,6 +69,17 @@ def test_the_sample_gets_its_picture(sample: str, programs: Programs, site: Site
     picture = site.picture(printed.body["output"][0])
     assert picture.size == (printed.body["meta"]["W"], printed.body["meta"]["H"]) == (512, 512)
     assert shows_something(picture)
+
+
+@pytest.mark.parametrize("sample", LED)
+def test_the_sample_gets_its_picture_led_by_the_control_net(sample: str, programs: Programs, site: Site) -> None:
+    printed = programs.run(sample, site, key=site.key)
+
+    documented = json.loads((GOLDEN / "goapi/controlnet_processing.json").read_text())
+    assert printed.status in (200, None)
+    assert printed.body["status"] == "success", printed.body
+    assert is_like(documented["meta"], printed.body["meta"]), printed.body
+    assert site.picture(printed.body["output"][0]).size == (512, 512)
 
 
 @pytest.mark.parametrize("sample", LOOKING_UP)

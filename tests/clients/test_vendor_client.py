@@ -97,11 +97,17 @@ def test_it_clears_the_cache_and_the_queue(enterprise: Community) -> None:
     assert enterprise.clear_queue()["status"] == "success"
 
 
-def test_it_is_told_plainly_that_control_nets_are_not_available(community: Community, site: Site) -> None:
+def test_it_draws_led_by_a_control_net(community: Community, site: Site) -> None:
     schema = ControlNet(**GREEN_SQUARE, init_image=site.drawn_url, controlnet_model="canny", controlnet_type="canny")
     answer = community.controlnet(schema)
-    assert (answer["status"], answer["output"]) == ("failed", "")
-    assert "not available" in answer["error"]
+    assert answer["status"] == "success", answer
+    assert (answer["meta"]["controlnet_model"], answer["meta"]["controlnet_type"]) == ("canny", "canny")
+
+
+def test_it_is_told_plainly_that_a_control_net_is_not_there(community: Community, site: Site) -> None:
+    schema = ControlNet(**GREEN_SQUARE, init_image=site.drawn_url, controlnet_model="depth", controlnet_type="depth")
+    with pytest.raises(Exception, match=r"There is no control net named 'depth' on this server\. There are: canny\."):
+        community.controlnet(schema)
 
 
 def test_it_is_told_plainly_that_upscaling_is_not_available(site: Site) -> None:

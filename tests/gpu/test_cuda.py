@@ -6,7 +6,7 @@ import pytest
 import torch
 from recipe.detector import detect
 
-from sdapi.catalog import Catalog, embedded_model_dir
+from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.loader import load_sd1
@@ -48,6 +48,6 @@ def test_the_device_is_chosen_by_itself() -> None:
     folder = embedded_model_dir()
     assert folder is not None
     catalog = Catalog(folder.parent, aliases={}, embedded=folder)
-    loop = open_loop(catalog, DeviceOptions("auto", "auto", 0, 16, 2**33))
+    loop = open_loop(catalog, Assets(folder.parent), DeviceOptions("auto", "auto", 0, 16, 2**33))
     loop.stop()
     loop.run()

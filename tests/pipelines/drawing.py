@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from sdapi.catalog import Catalog, embedded_model_dir
-from sdapi.domain.generation import Img2Img, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.progress import Progress
+from sdapi.pipelines.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.loader import Sd1Components, load_sd1
 from sdapi.pipelines.loop import DrawingLoop, Model, Pictures, Result, Ticket
@@ -38,6 +39,12 @@ def an_img2img_request(**changes: object) -> Img2Img:
     return Img2Img.model_validate({**a_request().model_dump(exclude={"kind"}), "init_image": "inputs/x.png", "strength": 0.6, **changes})
 
 
+def an_inpaint_request(**changes: object) -> Inpaint:
+    """A small valid inpainting request; the pictures themselves go beside it."""
+    pictures = {"init_image": "inputs/x.png", "mask_image": "inputs/y.png"}
+    return Inpaint.model_validate({**a_request().model_dump(exclude={"kind"}), **pictures, "strength": 1.0, **changes})
+
+
 @dataclass
 class Asked:
     """One job handed to the loop, and what came of it."""
@@ -57,14 +64,24 @@ class Asked:
 class Studio:
     """A drawing loop on its own thread, with models by id."""
 
-    def __init__(self, models: dict[str, Model] | None = None, *, max_batch_rows: int = 16) -> None:
+    def __init__(
+        self, models: dict[str, Model] | None = None, *, control_nets: dict[str, ControlNetwork] | None = None, max_batch_rows: int = 16
+    ) -> None:
         self.models = models or {"demo": UnetModel("demo", demo_parts())}
         residency: Residency[Model] = Residency(self.models.__getitem__, budget_bytes=2**40)
-        self.loop = DrawingLoop(residency, max_batch_pixels=2**22, max_batch_rows=max_batch_rows)
+        nets: Residency[ControlNetwork] = Residency((control_nets or {}).__getitem__, budget_bytes=2**40)
+        self.loop = DrawingLoop(residency, max_batch_pixels=2**22, max_batch_rows=max_batch_rows, control_nets=nets)
         self.asked: list[Asked] = []
         self.order: list[str] = []
 
-    def ask(self, request: Txt2Img | Img2Img, init_image: Image.Image | None = None, **hooks: object) -> Asked:
+    def ask(
+        self,
+        request: Txt2Img | Img2Img | Inpaint | ControlNet,
+        init_image: Image.Image | None = None,
+        mask_image: Image.Image | None = None,
+        control_image: Image.Image | None = None,
+        **hooks: object,
+    ) -> Asked:
         """Queue a request; it is drawn by `draw`."""
         cancelled = threading.Event()
         number = len(self.asked)
@@ -81,7 +98,7 @@ class Studio:
             if all(a.results for a in self.asked):
                 self.loop.stop()
 
-        asked = Asked(Ticket(number, request, init_image, cancelled, report, done))
+        asked = Asked(Ticket(number, request, init_image, cancelled, report, done, mask_image, control_image))
         self.asked.append(asked)
         self.loop.submit(asked.ticket)
         return asked
@@ -91,10 +108,12 @@ class Studio:
         self.loop.run()
 
 
-def draw_alone(request: Txt2Img | Img2Img, init_image: Image.Image | None = None) -> Image.Image:
+def draw_alone(
+    request: Txt2Img | Img2Img | Inpaint, init_image: Image.Image | None = None, mask_image: Image.Image | None = None
+) -> Image.Image:
     """The picture of a request that has the loop to itself."""
     studio = Studio()
-    asked = studio.ask(request, init_image)
+    asked = studio.ask(request, init_image, mask_image)
     studio.draw()
     return asked.image
 

@@ -34,11 +34,12 @@ _UNET_PLAIN = {
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def write_diffusers_folder(folder: Path, *, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Path:
+def write_diffusers_folder(folder: Path, *, dtype: torch.dtype = torch.float32, variant: str | None = None, in_channels: int = 4) -> Path:
     """Save the model; the context is 768 wide as in every Stable Diffusion 1.x, all else is small."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=LAYERS, cross_attention_dim=768, attention_head_dim=4,
+        sample_size=8, block_out_channels=(32, 64), in_channels=in_channels, layers_per_block=LAYERS,
+        cross_attention_dim=768, attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     vae = AutoencoderKL(

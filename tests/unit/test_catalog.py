@@ -238,7 +238,7 @@ def test_a_link_that_leads_nowhere_is_a_problem(folder: Path) -> None:
         ({UNET + "joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "(sd3)"),
         ({"double_blocks.0.img_attn.qkv.weight": (8, 8)}, "(flux)"),
         ({**SD1, TO_K: (8, 99)}, "not a model of a family"),
-        ({**SD1, UNET + "input_blocks.0.0.weight": (8, 9, 3, 3)}, "inpainting"),
+        ({**SD1, UNET + "input_blocks.0.0.weight": (8, 8, 3, 3)}, "takes 8 channels"),
         ({name: shape for name, shape in SD1.items() if "first_stage" not in name}, "no VAE"),
         ({name: shape for name, shape in SD1.items() if "cond_stage" not in name}, "no text encoder"),
         ({"lora_unet_down_blocks_0.lora_up.weight": (8, 8)}, "is a LoRA"),
@@ -260,13 +260,19 @@ def test_a_file_of_another_kind_is_named_and_refused(folder: Path, shapes: Shape
         ({"pipeline": "FluxPipeline"}, "(flux)"),
         ({"pipeline": "KandinskyPipeline"}, "not a model of a family"),
         ({"cross_attention_dim": 1024}, "(sd2)"),
-        ({"in_channels": 9}, "inpainting"),
+        ({"in_channels": 8}, "takes 8 channels"),
         ({"_class_name": "UNet3DConditionModel"}, "not a model of a family"),
     ],
 )
 def test_a_folder_of_another_family_is_named_and_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
     write_folder(folder / "other", **changes)
     assert words in only_problem(catalog(folder))
+
+
+def test_inpainting_models_are_told_by_their_nine_channels(folder: Path) -> None:
+    write_safetensors(folder / "file.safetensors", {**SD1, UNET + "input_blocks.0.0.weight": (8, 9, 3, 3)})
+    write_folder(folder / "folder", pipeline="StableDiffusionInpaintPipeline", in_channels=9)
+    assert [(found.id, found.in_channels) for found in catalog(folder).all()] == [("file", 9), ("folder", 9)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from sdapi import cli
 from sdapi.app import create_app
 from sdapi.catalog.checkpoint import Sidecar
-from sdapi.domain.generation import NOT_DRAWN_WITH, SchedulerName
+from sdapi.domain.generation import SchedulerName
 from sdapi.http.routers import all_routers
 from sdapi.services import DIALECTS
 from sdapi.settings import Settings
@@ -204,7 +204,7 @@ def test_the_models_page_tells_every_sidecar_field_and_its_example_is_valid() ->
     (example,) = re.findall(r"^```toml\n(.*?)^```", MODELS_README, re.MULTILINE | re.DOTALL)
     assert set(tomllib.loads(example)) == set(Sidecar.model_fields)
     Sidecar.model_validate(tomllib.loads(example))
-    assert {name.value for name in set(SchedulerName) - NOT_DRAWN_WITH} == set(re.findall(r"`(\w+Scheduler)`", MODELS_README))
+    assert {name.value for name in SchedulerName} == set(re.findall(r"`(\w+Scheduler)`", MODELS_README))
 
 
 @pytest.mark.parametrize("path", [str(path) for path in DEPLOYMENT if path.suffix == ".yaml"])

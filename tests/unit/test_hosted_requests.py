@@ -142,8 +142,48 @@ def test_every_documented_scheduler_is_known(name: SchedulerName) -> None:
 
 
 def test_an_unknown_scheduler_is_told_which_there_are() -> None:
-    (sentence,) = problems_of(scheduler="Euler a")["scheduler"]
+    (sentence,) = problems_of(scheduler="Magic")["scheduler"]
     assert sentence.startswith("The scheduler must be one of DDPMScheduler, DDIMScheduler, ")
+    assert sentence.endswith(", or a name of A1111's such as DPM++ 2M Karras.")
+
+
+def test_a_name_of_a1111_says_the_class_the_spacing_and_the_algorithm() -> None:
+    asked = read(scheduler="DPM++ 2M SDE Karras")
+    assert (asked.scheduler, asked.use_karras_sigmas, asked.algorithm_type) == (SchedulerName.DPM_MULTISTEP, True, "sde-dpmsolver++")
+    assert asked.echo["scheduler"] == "DPM++ 2M SDE Karras"
+    assert "scheduler" not in read(scheduler="DDIMScheduler").echo
+
+
+def test_fields_of_their_own_go_before_what_the_name_says() -> None:
+    asked = read(scheduler="DPM++ 2M SDE Karras", use_karras_sigmas="no", algorithm_type="dpmsolver+++")
+    assert (asked.use_karras_sigmas, asked.algorithm_type) == (False, "dpmsolver++")
+
+
+def test_a_sampling_method_counts_where_there_is_no_scheduler() -> None:
+    assert read(sampling_method="euler_a").scheduler is SchedulerName.EULER_ANCESTRAL
+    assert read(sampling_method="Euler a", scheduler="DDIMScheduler").scheduler is SchedulerName.DDIM
+
+
+@pytest.mark.parametrize(
+    ("spelt", "algorithm"),
+    [
+        ("none", None),
+        ("", None),
+        ("dpmsolver", "dpmsolver"),
+        ("dpmsolver++", "dpmsolver++"),
+        ("dpmsolver+++", "dpmsolver++"),
+        (" SDE-dpmsolver++ ", "sde-dpmsolver++"),
+        ("sde-dpmsolver", "sde-dpmsolver"),
+    ],
+)
+def test_an_algorithm_is_read_in_the_documented_spelling_and_its_own(spelt: str, algorithm: str | None) -> None:
+    assert read(algorithm_type=spelt).algorithm_type == algorithm
+
+
+@pytest.mark.parametrize("odd", ["magic", 5, ["dpmsolver"], True])
+def test_an_unknown_algorithm_is_refused(odd: object) -> None:
+    sentence = "The algorithm_type must be one of none, dpmsolver, dpmsolver++, sde-dpmsolver, sde-dpmsolver++."
+    assert problems_of(algorithm_type=odd) == {"algorithm_type": [sentence]}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +212,7 @@ def test_a_prompt_is_required(dialect: Dialect, path: str, absent: dict[str, obj
 
 
 def test_what_the_services_took_without_effect_is_taken() -> None:
-    assert read(algorithm_type="dpmsolver+++", loadbalancer="yes", sampling_method=5, ip_adapter_id=["x"]) == read()
+    assert read(algorithm_type="none", loadbalancer="yes", sampling_method=5, ip_adapter_id=["x"]) == read(sampling_method="magic")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from sdapi.catalog import Catalog, embedded_model_dir
+from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.progress import Progress
 from sdapi.engine.base import Cancelled, Drawn, Failed, Work
@@ -15,7 +15,8 @@ from sdapi.engine.local import LocalEngine
 
 def an_engine(tmp_path: Path, device: str = "cpu") -> LocalEngine:
     catalog = Catalog(tmp_path, aliases={}, embedded=embedded_model_dir())
-    return LocalEngine(catalog, device=device, dtype="auto", threads=1, max_rows=4, max_batch_rows=4, model_cache_bytes=2**30)
+    assets = Assets(tmp_path)
+    return LocalEngine(catalog, assets, device=device, dtype="auto", threads=1, max_rows=4, max_batch_rows=4, model_cache_bytes=2**30)
 
 
 def work(job_id: int = 1, **changes: object) -> Work:

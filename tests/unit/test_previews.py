@@ -165,8 +165,6 @@ def a_request(**changes: object) -> Txt2Img:
         ({"highres_fix": True}, "highres_fix"),
         ({"multi_lingual": True}, "multi_lingual"),
         ({"upscale": 2}, "Upscaling"),
-        ({"scheduler": SchedulerName.LCM}, "LCMScheduler"),
-        ({"scheduler": SchedulerName.KARRAS_VE}, "KarrasVeScheduler"),
     ],
 )
 def test_what_is_missing_is_named(change: dict[str, object], named: str) -> None:

@@ -468,6 +468,37 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     assert decoded(data).getpixel((3, 3)) == (255, 255, 255)
 
 
+def as_mask(mask: Image.Image) -> list[int]:
+    """The levels of a one-row mask."""
+    read = decode_picture("mask_image", encoded(mask), max_pixels=MAX_PIXELS, as_mask=True)
+    assert read.mode == "L"
+    return list(read.tobytes())
+
+
+def one_row(mode: str, *colours: object) -> Image.Image:
+    picture = Image.new(mode, (len(colours), 1))
+    for x, colour in enumerate(colours):
+        picture.putpixel((x, 0), colour)  # type: ignore[arg-type]
+    return picture
+
+
+def test_a_mask_without_transparency_is_read_by_its_brightness() -> None:
+    assert as_mask(one_row("L", 0, 100, 255)) == [0, 100, 255]
+    assert as_mask(one_row("1", 0, 1)) == [0, 255]
+    assert as_mask(one_row("RGB", (0, 0, 0), (255, 255, 255))) == [0, 255]
+    assert as_mask(one_row("RGBA", (0, 0, 0, 255), (255, 255, 255, 255))) == [0, 255]
+
+
+def test_a_hole_erased_from_a_picture_is_the_masked_part() -> None:
+    assert as_mask(one_row("RGBA", (9, 9, 9, 255), (255, 255, 255, 255), (80, 90, 100, 127), (0, 0, 0, 0))) == [0, 0, 128, 255]
+    assert as_mask(one_row("LA", (0, 255), (0, 0))) == [0, 255]
+    assert as_mask(one_row("RGBA", (0, 0, 0, 0), (0, 0, 0, 0))) == [255, 255]
+
+
+def test_white_strokes_on_nothing_are_the_masked_part() -> None:
+    assert as_mask(one_row("RGBA", (0, 0, 0, 0), (255, 255, 255, 255), (255, 255, 255, 99))) == [0, 255, 99]
+
+
 def test_half_transparent_red_becomes_pink() -> None:
     assert decoded(encoded(Image.new("RGBA", (16, 8), (255, 0, 0, 128)))).getpixel((3, 3)) == (255, 127, 127)
 
