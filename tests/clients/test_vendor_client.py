@@ -117,13 +117,14 @@ def test_it_is_told_plainly_that_upscaling_is_not_available(site: Site) -> None:
     assert "not available" in answer["error"]
 
 
-@pytest.mark.parametrize("api", [Realtime, Image_editing])
-def test_it_finds_the_other_enterprise_calls_too(api: type[Realtime | Image_editing], site: Site) -> None:
-    answer = api(client_of(site, site.enterprise_key), enterprise=True).fetch("1")
-    assert (answer["status"], answer["message"]) == ("error", "Id not found")
-
-
 def test_it_draws_in_real_time_with_an_enterprise_key(site: Site) -> None:
     drawing = Realtime(client_of(site, site.enterprise_key), enterprise=True)
     answer = drawing.text_to_image(RealtimeText2ImageSchema(prompt="a green square on a white background", width=128, height=128))
     assert answer["status"] == "success"
+
+
+def test_its_enterprise_image_editing_is_answered_too(site: Site) -> None:
+    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2)
+    answer = Image_editing(client_of(site, site.enterprise_key), enterprise=True).super_resolution(schema)
+    assert (answer["status"], answer["output"]) == ("failed", "")
+    assert "not available" in answer["error"]
