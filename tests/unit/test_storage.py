@@ -45,10 +45,10 @@ async def storage(tmp_path: Path) -> LocalStorage:
 
 
 @pytest.fixture
-def files_of_at_most_64_kib() -> Iterator[None]:
-    """The kernel refuses larger writes, as it does when the disk is full."""
+def files_of_at_most_8_mib() -> Iterator[None]:
+    """The kernel refuses larger writes, as it does when the disk is full. Roomy, because this process's own output may be a file, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**23, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -145,12 +145,12 @@ async def test_files_and_folders_can_be_read_by_a_web_server_whatever_the_umask(
     assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o755
 
 
-@pytest.mark.usefixtures("files_of_at_most_64_kib")
+@pytest.mark.usefixtures("files_of_at_most_8_mib")
 async def test_a_full_disk_is_told_and_leaves_what_was_there(storage: LocalStorage, tmp_path: Path) -> None:
     await storage.save(NAME, b"small")
 
     with pytest.raises(StorageError, match=r"^No room is left for pictures\.$") as caught:
-        await storage.save(NAME, bytes(2**17))
+        await storage.save(NAME, bytes(2**24))
 
     assert caught.value.disk_full
     assert await storage.load(NAME) == b"small"
