@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 _CURRENT_ID = 1
 _MAX_FORMER = 4
 """Buckets of before that are still looked in; each makes it slower to find that a picture is nowhere."""
-_TRIES = 3
+_TRIES = 20
+"""Every try that fails means that somebody else succeeded, so this many may set one at the same moment."""
 
 
 @dataclass(frozen=True)
