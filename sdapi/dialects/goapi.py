@@ -118,12 +118,6 @@ class UpscaleBody(JobBody):
     model_id: Text | None = Field(default=None, description="Id of the upscaling model")
 
 
-class FetchBody(WireBody):
-    """What /sd/fetch reads; only documentation, because a malformed id is answered like an unknown one."""
-
-    id: int
-
-
 def parse_txt2img(body: Mapping[str, object], limits: ReadLimits) -> Asked:
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
