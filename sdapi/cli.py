@@ -6,12 +6,13 @@ import asyncio
 import ipaddress
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
 
+from sdapi.console import fail, settings_or_exit
 from sdapi.domain.limits import LARGEST_LIMIT, OwnLimits
+from sdapi.model_commands import app as models
 from sdapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys = typer.Typer(no_args_is_help=True, help="Create, list, limit and revoke API keys.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(keys, name="keys")
+app.add_typer(models, name="models")
 app.add_typer(db, name="db")
 
 T = TypeVar("T")
@@ -48,7 +50,7 @@ def serve(
     from sdapi.logs import configure_logging
     from sdapi.server import Server, begin_anew
 
-    settings = _settings()
+    settings = settings_or_exit()
     host, port = host or settings.host, settings.port if port is None else port
     configure_logging(settings.log_level, settings.log_format)
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
@@ -132,7 +134,7 @@ def keys_limit(
         changed = await api_keys.set_limits(key, **changes)
         return None if changed is None else f"{changed.id}  {changed.name}{_shown(changed.limits) or '  no limits of its own'}"
 
-    typer.echo(_with_keys(limit) or _fail(f"there is no key {key!r}"))
+    typer.echo(_with_keys(limit) or fail(f"there is no key {key!r}"))
 
 
 @keys.command("revoke")
@@ -143,20 +145,8 @@ def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id or its beg
         return await api_keys.revoke(key) is not None
 
     if not _with_keys(revoke):
-        _fail(f"there is no key {key!r}")
+        fail(f"there is no key {key!r}")
     typer.echo("revoked")
-
-
-@app.command()
-def models() -> None:
-    """List the checkpoints and what is wrong with the rest of the models folder."""
-    from sdapi.services import open_catalog
-
-    catalog = open_catalog(_settings())
-    for checkpoint in catalog.all():
-        typer.echo(f"{checkpoint.id}  {checkpoint.family}  {checkpoint.layout}  {checkpoint.size_bytes / 2**20:.1f} MB  {checkpoint.path}")
-    for problem in catalog.problems():
-        typer.echo(f"problem: {problem.path.name}: {problem.sentence}", err=True)
 
 
 @db.command("upgrade")
@@ -164,7 +154,7 @@ def db_upgrade() -> None:
     """Bring the database to this version's schema. `serve` does it too."""
     from sdapi.db.migrations import upgrade
 
-    asyncio.run(upgrade(_settings().sqlalchemy_url))
+    asyncio.run(upgrade(settings_or_exit().sqlalchemy_url))
     typer.echo("the database is up to date")
 
 
@@ -175,11 +165,11 @@ def webhook_secret() -> None:
     from sdapi.services import open_secret
     from sdapi.services import webhook_secret as secret_of
 
-    settings = _settings()
+    settings = settings_or_exit()
     try:
         typer.echo(secret_of(settings, open_secret(settings)))
     except SdapiError as unusable:
-        _fail(str(unusable))
+        fail(str(unusable))
 
 
 @app.command()
@@ -187,7 +177,7 @@ def doctor() -> None:
     """Check the installation from settings to a drawn picture, and say what is wrong."""
     from sdapi.doctor import examine
 
-    findings = asyncio.run(examine(_settings()))
+    findings = asyncio.run(examine(settings_or_exit()))
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}: {finding.detail}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
@@ -196,18 +186,6 @@ def doctor() -> None:
 def _shown(limits: OwnLimits) -> str:
     named = {"max-queued": limits.max_queued_jobs, "per-minute": limits.requests_per_minute, "daily-pictures": limits.daily_pictures}
     return "".join(f"  {name} {'unlimited' if limit == 0 else limit}" for name, limit in named.items() if limit is not None)
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        _fail("\n".join(f"SDAPI_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors()))
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(2)
 
 
 async def _first_key(settings: Settings, host: str) -> str | None:
@@ -222,7 +200,7 @@ async def _first_key(settings: Settings, host: str) -> str | None:
         if await api_keys.any_exist():
             return None
         if not _is_loopback(host):
-            _fail(f"No API key exists, so sdapi does not listen on {host}. Run `sdapi keys create` first, or set SDAPI_API_KEY.")
+            fail(f"No API key exists, so sdapi does not listen on {host}. Run `sdapi keys create` first, or set SDAPI_API_KEY.")
         return (await api_keys.create("first", "user"))[1]
 
 
@@ -238,7 +216,7 @@ def _with_keys(use: Callable[[ApiKeys], Awaitable[T]]) -> T:
     from sdapi.db.session import open_database
     from sdapi.services import open_api_keys
 
-    settings = _settings()
+    settings = settings_or_exit()
 
     async def run() -> T:
         await upgrade(settings.sqlalchemy_url)

@@ -1,19 +1,26 @@
-"""Fetches models into the models folder, and takes them out of it."""
+"""Fetches models into the models folder, adds those that are here already, and takes them out of it."""
 
-from .download import MODEL_KINDS, Download, DownloadFailed, DownloadStatus, ModelKind, NewDownload
-from .removal import remove_model
+from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
+
+from .adding import Added, LocalModel, add_model
+from .download import Download, DownloadFailed, DownloadStatus, NewDownload
+from .removal import remove_annotator, remove_model
 from .service import DownloadSources, DownloadTimes, ModelDownloads, OnEnd
 
 __all__ = [
     "MODEL_KINDS",
+    "Added",
     "Download",
     "DownloadFailed",
     "DownloadSources",
     "DownloadStatus",
     "DownloadTimes",
+    "LocalModel",
     "ModelDownloads",
     "ModelKind",
     "NewDownload",
     "OnEnd",
+    "add_model",
+    "remove_annotator",
     "remove_model",
 ]

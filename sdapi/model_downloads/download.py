@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal
 
-ModelKind = Literal["checkpoint", "lora", "embedding", "controlnet", "vae", "upscaler"]
-MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+from sdapi.catalog.inventory import ModelKind
 
 DownloadStatus = Literal["queued", "running", "installed", "failed"]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
+
+from sdapi.catalog import KIND_FOLDERS
 from sdapi.catalog.checkpoint import Layout
+from sdapi.catalog.hashes import folder_sha256
+from sdapi.catalog.licences import licence_of
+from sdapi.catalog.records import Origin, record_origin
 from sdapi.domain.errors import InvalidRequest
 
 from .download import FP16, DownloadFailed, NewDownload, Progress
@@ -19,6 +26,8 @@ from .sources import AllowedHosts, DirectFile, HubFile, hub_file_url, parse_sour
 from .staging import Staging
 from .transfer import Run, Transfer, TransferLimits, WantedFile, disk_failure, too_large
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -26,6 +35,9 @@ class _Plan:
     """What the bytes come from; those of another source are no beginning of these."""
     layout: Layout
     files: tuple[WantedFile, ...]
+    page: str
+    """Where it comes from, to tell and to be read again; without what may be secret in a URL."""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,9 @@ class Fetcher:
             await asyncio.to_thread(run.staging.open, plan.source)
             done = await asyncio.to_thread(run.staging.installed_before, plan.layout)
             if done is not None:
-                return Fetched(_one_hash(done, plan.layout), sum(file.size_bytes or 0 for file in plan.files))
+                sha256 = _one_hash(done, plan.layout)
+                await asyncio.to_thread(self._record, new, plan, sha256)
+                return Fetched(sha256, sum(file.size_bytes or 0 for file in plan.files))
             hashes = await self._fetch_all(plan, run)
             interrupt.check()
             await asyncio.to_thread(run.staging.verify, plan.layout)
@@ -70,7 +84,14 @@ class Fetcher:
             await asyncio.to_thread(run.staging.install, plan.layout, replace=new.replace)
         except OSError as failure:
             raise disk_failure(failure) from failure
-        return Fetched(_one_hash(hashes, plan.layout), progress.done_bytes)
+        sha256 = _one_hash(hashes, plan.layout)
+        await asyncio.to_thread(self._record, new, plan, sha256)
+        return Fetched(sha256, progress.done_bytes)
+
+    def _record(self, new: NewDownload, plan: _Plan, sha256: str) -> None:
+        folder = self._models_dir / KIND_FOLDERS[new.kind]
+        place = folder / (new.model_id if plan.layout == "diffusers" else f"{new.model_id}.safetensors")
+        record(folder / f"{new.model_id}.toml", Origin(plan.page, sha256, plan.licence or licence_of(place, plan.layout)))
 
     async def _fetch_all(self, plan: _Plan, run: Run) -> dict[str, str]:
         sizes = [file.size_bytes for file in plan.files]
@@ -105,13 +126,16 @@ class Fetcher:
         single = f"{new.model_id}.safetensors"
         expected = new.sha256.lower()
         if isinstance(source, DirectFile):
-            return _Plan(source.url, "single_file", (WantedFile(single, source.url, None, expected),))
+            page = str(httpx.URL(source.url).copy_with(query=None, fragment=None))
+            return _Plan(source.url, "single_file", (WantedFile(single, source.url, None, expected),), page)
         listing = await list_repository(self._http, self._hub_url, source, interrupt)
         if isinstance(source, HubFile):
             if source.file not in listing.files:
                 raise DownloadFailed(f"The repository {source.repository} has no file {source.file}.")
             chosen, layout = {single: source.file}, "single_file"
+            page = hub_file_url(self._hub_url, source.repository, listing.revision, source.file)
         else:
+            page = f"{self._hub_url}/{source.repository}/tree/{quote(listing.revision, safe='')}"
             choice = choose_files(listing, new.kind, prefer_fp16=new.revision == FP16)
             chosen = dict(choice.files) if choice.is_folder else {single: choice.files[""]}
             layout = "diffusers" if choice.is_folder else "single_file"
@@ -120,7 +144,7 @@ class Fetcher:
         files = tuple(self._wanted(source.repository, listing, path, file, expected) for path, file in chosen.items())
         # The choice belongs to it: files of the other precision must not be left over from an earlier try.
         identity = "\n".join([f"{self._hub_url} {source.repository} {listing.revision}", *sorted(chosen.values())])
-        return _Plan(identity, "diffusers" if layout == "diffusers" else "single_file", files)
+        return _Plan(identity, "diffusers" if layout == "diffusers" else "single_file", files, page, listing.licence)
 
     def _wanted(self, repository: str, listing: HubListing, path: str, file: str, expected: str) -> WantedFile:
         listed = listing.files[file]
@@ -130,9 +154,14 @@ class Fetcher:
         return WantedFile(path, url, listed.size_bytes, expected or listed.sha256 or "")
 
 
+def record(sidecar: Path, origin: Origin) -> None:
+    """Note where an installed model came from. It is as usable without the note, so a full disk fails nothing."""
+    try:
+        record_origin(sidecar, origin)
+    except OSError as failure:
+        _log.warning("the origin of a model could not be noted", extra={"sidecar": sidecar.name, "reason": failure.strerror})
+
+
 def _one_hash(hashes: Mapping[str, str], layout: Layout) -> str:
     """See `Download.sha256`."""
-    if layout == "single_file":
-        return next(iter(hashes.values()))
-    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return next(iter(hashes.values())) if layout == "single_file" else folder_sha256(hashes)

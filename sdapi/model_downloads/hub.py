@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from sdapi.catalog.inventory import ModelKind
 from sdapi.catalog.weights import PICKLED_SUFFIXES, choose_weights, how_to_convert
 
-from .download import DownloadFailed, ModelKind
+from .download import DownloadFailed
 from .http_source import HttpSource
 from .interrupt import Interrupt
 from .sources import HubFile, HubRepository
 
 _MAX_NAMED = 10
+_MAX_LICENCE_CHARS = 200
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}")
 
 # Everything a pipeline of a known family reads. Safety checkers, ONNX and Flax exports, training leftovers stay where they are.
 _NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-_TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"})
+_TOKENIZER_FILES = frozenset({"merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "chat_template.jinja"})
 _USUAL_NAMES: Mapping[ModelKind, str] = {"lora": "pytorch_lora_weights.safetensors", "embedding": "learned_embeds.safetensors"}
 
 
@@ -47,6 +49,7 @@ class _Answer(BaseModel):
 
     sha: str | None = None
     siblings: tuple[_Sibling, ...] = ()
+    cardData: JsonValue = None  # noqa: N815 - the hub's spelling
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class HubListing:
     revision: str
     """The commit where the hub tells it, so that a push in the middle of a download can't mix two versions."""
     files: Mapping[str, ListedFile]
+    licence: str = ""
+    """As its model card names it."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,19 @@ async def list_repository(http: HttpSource, hub_url: str, source: HubRepository 
     except ValidationError as malformed:
         raise DownloadFailed("The hub's list of files can't be read.") from malformed
     commit = read.sha if read.sha is not None and _COMMIT.fullmatch(read.sha) else source.revision
-    files = {one.rfilename: ListedFile(one.size, one.lfs.sha256 if one.lfs else None) for one in read.siblings if _is_plain(one.rfilename)}
-    return HubListing(commit, files)
+    files = {one.rfilename: ListedFile(one.size, one.lfs.sha256 if one.lfs else None) for one in read.siblings if is_plain(one.rfilename)}
+    return HubListing(commit, files, _licence(read.cardData))
 
 
-def _is_plain(path: str) -> bool:
+def _licence(card: JsonValue) -> str:
+    """`license` of a card's front matter; where that is "other", its `license_name`. Empty where it is no plain word."""
+    said = card if isinstance(card, dict) else {}
+    licence, name = said.get("license"), said.get("license_name")
+    chosen = name if licence == "other" and name else licence
+    return chosen[:_MAX_LICENCE_CHARS] if isinstance(chosen, str) else ""
+
+
+def is_plain(path: str) -> bool:
     """Whether it is safe as a path of ours; every ordinary one is."""
     return all(_NAME.fullmatch(part) and ".." not in part for part in path.split("/"))
 
@@ -105,6 +118,16 @@ def choose_files(listing: HubListing, kind: ModelKind, *, prefer_fp16: bool) -> 
             if "config.json" in inside and weights:
                 return Choice(is_folder=True, files={name: folder + name for name in ("config.json", *_with_index(weights, inside))})
     return Choice(is_folder=False, files={"": _only_file(names, kind)})
+
+
+def only_weights(listing: HubListing) -> str:
+    """The file that tells what a repository without model_index.json holds. Raises DownloadFailed where there is none, or several."""
+    _, weights = choose_weights(sorted(listing.files), prefer_fp16=False)
+    return weights[0] if weights else _only_file(sorted(listing.files), _kind_of_usual_name(listing))
+
+
+def _kind_of_usual_name(listing: HubListing) -> ModelKind:
+    return next((kind for kind, name in _USUAL_NAMES.items() if name in listing.files), "checkpoint")
 
 
 def _pipeline(names: list[str], *, prefer_fp16: bool) -> Choice:

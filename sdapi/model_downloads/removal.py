@@ -6,10 +6,11 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from sdapi.catalog import EMBEDDED_ID, KIND_FOLDERS
+from sdapi.catalog import EMBEDDED_ID, KIND_FOLDERS, embedded_asset_ids
+from sdapi.catalog.annotators import FOLDER as ANNOTATORS
+from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
 from sdapi.domain.errors import InvalidRequest, ModelNotFound, NotAvailable
 
-from .download import MODEL_KINDS, ModelKind
 from .names import fits_as_id
 from .staging import places_of, put_away
 
@@ -17,7 +18,7 @@ from .staging import places_of, put_away
 def remove_model(models_dir: Path, model_id: str, kinds: Collection[ModelKind] = MODEL_KINDS) -> tuple[ModelKind, ...]:
     """Remove the models of these kinds called `model_id`, with their sidecars; of which kinds there were some. Blocks.
 
-    A link goes, what it leads to stays. Raises ModelNotFound, InvalidRequest for the embedded model, NotAvailable where the folder
+    A link goes, what it leads to stays. Raises ModelNotFound, InvalidRequest for what is embedded, NotAvailable where the folder
     can't be written to.
     """
     if model_id == EMBEDDED_ID:
@@ -37,9 +38,24 @@ def remove_model(models_dir: Path, model_id: str, kinds: Collection[ModelKind] =
                     sidecar.unlink()
     except OSError as refusal:
         raise NotAvailable(f"The model can't be deleted: {refusal.strerror}.") from refusal
+    if not removed and model_id in embedded_asset_ids():
+        raise InvalidRequest.of("model_id", f"{model_id!r} belongs to the embedded model and can't be deleted.")
     if not removed:
         raise ModelNotFound(model_id, sorted(_ids(models_dir, kinds)))
     return tuple(removed)
+
+
+def remove_annotator(models_dir: Path, name: str) -> None:
+    """Remove the folder of the annotator of that name. Blocks. Raises ModelNotFound, and NotAvailable as `remove_model`."""
+    folder = models_dir / ANNOTATORS
+    try:
+        places = [path for path in folder.iterdir() if path.name == name] if folder.is_dir() else []
+        for path in places:
+            put_away(models_dir, path)
+    except OSError as refusal:
+        raise NotAvailable(f"The annotator can't be deleted: {refusal.strerror}.") from refusal
+    if not places:
+        raise ModelNotFound(name, ())
 
 
 def _ids(models_dir: Path, kinds: Collection[ModelKind]) -> set[str]:

@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
+from sdapi.catalog.inventory import ModelKind
 from sdapi.db.tables import ModelDownloadRow
 
-from .download import Download, DownloadStatus, ModelKind, NewDownload, options_of
+from .download import Download, DownloadStatus, NewDownload, options_of
 
 _AS_STORED: Final = {"synchronize_session": False, "populate_existing": True}
 _UNFINISHED: Final = ("queued", "running")
@@ -67,12 +68,14 @@ class DownloadRepository:
         """Those queued and running, oldest first."""
         return await self._all(select(Row).where(Row.status.in_(_UNFINISHED)).order_by(Row.id))
 
-    async def claim(self, worker: str, *, now: datetime, stale_before: datetime) -> Download | None:
-        """Take the oldest download that waits, or whose worker has not been heard of since `stale_before`.
+    async def claim(self, worker: str, *, now: datetime, stale_before: datetime, only: int | None = None) -> Download | None:
+        """Take the oldest download (or the `only` one) that waits, or whose worker has not been heard of since `stale_before`.
 
         Any number of workers may claim at once; none is taken twice. A claim that meets another one may find nothing.
         """
         free = or_(Row.status == "queued", and_(Row.status == "running", Row.heartbeat_at < stale_before))
+        if only is not None:
+            free = and_(free, Row.id == only)
         candidate = select(Row.id).where(free).order_by(Row.id).limit(1).with_for_update(skip_locked=True).cte("candidate")
         return await self._one(
             update(Row)
@@ -100,6 +103,11 @@ class DownloadRepository:
     async def fail(self, download_id: int, worker: str, sentence: str, *, now: datetime) -> Download | None:
         """Running to failed; None where `worker` does not hold it any more."""
         return await self._held(download_id, worker, {"status": "failed", "error": sentence, "finished_at": now})
+
+    async def withdraw(self, download_id: int, sentence: str, *, now: datetime) -> Download | None:
+        """Queued to failed; None where somebody works at it, or it has ended."""
+        queued = and_(Row.id == download_id, Row.status == "queued")
+        return await self._one(update(Row).where(queued).values(status="failed", error=sentence, finished_at=now).returning(Row))
 
     async def _held(self, download_id: int, worker: str, values: dict[str, Any]) -> Download | None:
         held: ColumnElement[bool] = and_(Row.id == download_id, Row.status == "running", Row.worker == worker)

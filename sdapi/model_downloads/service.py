@@ -19,13 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.address_guard import GuardedTransport
+from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
 from sdapi.domain.errors import InvalidRequest
 
-from .download import MODEL_KINDS, Download, DownloadFailed, ModelKind, NewDownload, Progress
+from .download import Download, DownloadFailed, NewDownload, Progress
 from .fetching import Fetched, Fetcher
 from .http_source import HttpSource
 from .interrupt import Interrupt, Interrupted
 from .names import check_id
+from .peeking import kind_of_source
 from .removal import remove_model
 from .repository import DownloadRepository
 from .sources import AllowedHosts, parse_source
@@ -135,6 +137,11 @@ class ModelDownloads:
         self._wake.set()
         return download
 
+    async def kind_of(self, url: str, revision: str = "") -> ModelKind:
+        """The kind of the model at a source, from its list of files or its header. Raises InvalidRequest (`url`) and DownloadFailed."""
+        asked = NewDownload("checkpoint", "", url.strip(), revision.strip())
+        return await kind_of_source(self._http, self._hub_url, parse_source(asked, hub_url=self._hub_url, hosts=self._hosts))
+
     async def get(self, download_id: int) -> Download | None:
         """The download of this id."""
         async with self._sessions() as session:
@@ -160,12 +167,20 @@ class ModelDownloads:
                 raise InvalidRequest.of("model_id", f"The {download.kind} {model_id!r} is just being fetched; wait until that has ended.")
         return await asyncio.to_thread(remove_model, self._models_dir, model_id, kinds)
 
+    async def give_up(self, download_id: int, sentence: str) -> Download | None:
+        """End a download nobody is at as failed; what has come stays for another try. None where it is being worked at, or has ended."""
+        async with self._sessions.begin() as session:
+            given_up = await DownloadRepository(session).withdraw(download_id, sentence, now=self._now())
+            if given_up is not None and self._on_end is not None:
+                self._on_end(session, given_up)
+        return given_up
+
     # -- the work -----------------------------------------------------------------------------------------------------------------
 
-    def start_loop(self) -> None:
-        """Begin to claim and to fetch."""
+    def start_loop(self, *, only: int | None = None) -> None:
+        """Begin to claim and to fetch; with `only`, the download of that id and no other."""
         self._loops = [
-            asyncio.create_task(self._run(), name="model downloads"),
+            asyncio.create_task(self._run(only), name="model downloads"),
             asyncio.create_task(self._every(self._times.heartbeat_s, self._beat), name="model downloads' heartbeat"),
         ]
 
@@ -192,12 +207,12 @@ class ModelDownloads:
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._http.aclose()
 
-    async def run_once(self) -> bool:
-        """Work at the next download until it has ended or been paused. False where there is none."""
+    async def run_once(self, *, only: int | None = None) -> bool:
+        """Work at the next download, or the `only` one, until it has ended or been paused. False where there is none."""
         now = self._now()
         async with self._sessions.begin() as session:
             stale_before = now - timedelta(seconds=self._times.stale_after_s)
-            download = await DownloadRepository(session).claim(self._worker, now=now, stale_before=stale_before)
+            download = await DownloadRepository(session).claim(self._worker, now=now, stale_before=stale_before, only=only)
         if download is None:
             return False
         self._current = _Current(download, Progress(download.bytes_done, download.bytes_total), Interrupt())
@@ -209,11 +224,11 @@ class ModelDownloads:
             self._current = None
         return True
 
-    async def _run(self) -> None:
+    async def _run(self, only: int | None) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             try:
-                while not self._stopping.is_set() and await self.run_once():
+                while not self._stopping.is_set() and await self.run_once(only=only):
                     pass
                 await self._clean_up()
             except (OSError, SQLAlchemyError):

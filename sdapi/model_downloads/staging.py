@@ -25,8 +25,9 @@ from sdapi.catalog import KIND_FOLDERS, Refused
 from sdapi.catalog.asset_inspection import inspect_asset
 from sdapi.catalog.checkpoint import Layout
 from sdapi.catalog.inspection import inspect_file, inspect_folder
+from sdapi.catalog.inventory import ModelKind
 
-from .download import DownloadFailed, ModelKind
+from .download import DownloadFailed
 
 STAGING = ".downloading"
 
@@ -107,11 +108,13 @@ class PartFile:
 class Staging:
     """One model's staging folder. Everything blocks: call it in threads."""
 
-    def __init__(self, models_dir: Path, kind: ModelKind, model_id: str) -> None:
+    def __init__(self, models_dir: Path, kind: ModelKind, model_id: str, *, own: str = "") -> None:
+        """One of its `own` is nobody else's; those without share a folder, which the table of downloads gives to one at a time."""
         self._models_dir = models_dir
         self._kind = kind
         self._model_id = model_id
-        self.folder = models_dir / STAGING / f"{kind}-{model_id}"
+        # No id has a "~", so it is the folder of no other model.
+        self.folder = models_dir / STAGING / (f"{kind}-{model_id}~{own}" if own else f"{kind}-{model_id}")
         self._files = self.folder / "files"
         self._state = _State()
 
@@ -169,19 +172,19 @@ class Staging:
 
     def verify(self, layout: Layout) -> None:
         """Look at the headers as the catalog will. Raises DownloadFailed with what is wrong, and OSError."""
-        path = self._staged(layout)
         try:
-            if self._kind != "checkpoint":
-                inspect_asset(self._kind, path, layout)
-            elif layout == "diffusers":
-                inspect_folder(path)
-            else:
-                inspect_file(path)
+            inspect_as(self._kind, self._staged(layout), layout)
         except Refused as refusal:
             raise DownloadFailed(f"What has come can't be used: {refusal}") from refusal
 
-    def install(self, layout: Layout, *, replace: bool) -> None:
-        """Put the model into its place by one rename; the staging folder stays, to tell that this was done.
+    def link(self, layout: Layout, target: Path) -> None:
+        """Have a symbolic link for what would have been copied. Raises OSError."""
+        staged = self._staged(layout)
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.symlink_to(target, target_is_directory=layout == "diffusers")
+
+    def install(self, layout: Layout, *, replace: bool) -> Path:
+        """Put the model into its place by one rename; the staging folder stays, to tell that this was done. Returns the place.
 
         Raises DownloadFailed where one is there that may not be replaced, and OSError.
         """
@@ -201,6 +204,7 @@ class Staging:
                 put_away(self._models_dir, old)
         staged.replace(target)
         _sync_folder(folder)
+        return target
 
     def _staged(self, layout: Layout) -> Path:
         return self._files if layout == "diffusers" else self._files / f"{self._model_id}.safetensors"
@@ -212,6 +216,16 @@ class Staging:
         fresh = self.folder / "state.json.new"
         fresh.write_text(json.dumps(self._state.model_dump()))
         fresh.replace(self.folder / "state.json")
+
+
+def inspect_as(kind: ModelKind, path: Path, layout: Layout) -> None:
+    """Look at headers as the catalog will. Raises Refused with what is wrong, and OSError."""
+    if kind != "checkpoint":
+        inspect_asset(kind, path, layout)
+    elif layout == "diffusers":
+        inspect_folder(path)
+    else:
+        inspect_file(path)
 
 
 def places_of(folder: Path, model_id: str) -> Iterator[Path]:
@@ -254,10 +268,12 @@ def remove_unused(models_dir: Path, in_use: Collection[tuple[ModelKind, str]]) -
 
 def _moved_near(staged: Path, hidden: Path) -> Path:
     """`staged`, or a copy of it at `hidden` where that is on another file system."""
-    if staged.stat().st_dev == hidden.parent.stat().st_dev:
+    if staged.lstat().st_dev == hidden.parent.stat().st_dev:
         return staged
     try:
-        if staged.is_dir():
+        if staged.is_symlink():
+            hidden.symlink_to(staged.readlink())
+        elif staged.is_dir():
             shutil.copytree(staged, hidden)
         else:
             shutil.copy2(staged, hidden)

@@ -171,16 +171,7 @@ class Transfer:
         whole_bytes = part.size_bytes if total_bytes is None else total_bytes
         if before_bytes + whole_bytes > self._limits.max_bytes:
             raise too_large(before_bytes + whole_bytes, self._limits.max_bytes)
-        self.check_disk(run.staging, whole_bytes - part.size_bytes)
-
-    def check_disk(self, staging: Staging, missing_bytes: int) -> None:
-        """Raises DownloadFailed where the disk has no room for so many bytes more."""
-        free_bytes = self._limits.free_bytes(staging.folder)
-        if missing_bytes + _KEPT_FREE_BYTES > free_bytes:
-            raise DownloadFailed(
-                f"The disk of the models folder has {free_bytes:,} bytes free, but {missing_bytes:,} are missing and "
-                f"{_KEPT_FREE_BYTES:,} are kept free."
-            )
+        check_disk(self._limits.free_bytes(run.staging.folder), whole_bytes - part.size_bytes)
 
     async def _read(self, response: httpx.Response, wanted: WantedFile, part: PartFile, run: Run, before_bytes: int) -> None:
         """The body, to its end or as far as it comes: what has been received is written in any case."""
@@ -197,7 +188,7 @@ class Transfer:
                     _check_start(wanted.path, bytes(buffer[:_HEADER_START_BYTES]))
                     checked = True
                 if len(buffer) >= _FLUSH_BYTES:
-                    self.check_disk(run.staging, len(buffer))
+                    check_disk(self._limits.free_bytes(run.staging.folder), len(buffer))
                     await asyncio.to_thread(part.write, bytes(buffer))
                     buffer.clear()
                 window_bytes += len(chunk)
@@ -230,6 +221,15 @@ def too_large(total_bytes: int | None, max_bytes: int) -> DownloadFailed:
     """The failure of a model that is larger than allowed."""
     size = "is" if total_bytes is None else f"has {total_bytes:,} bytes, which is"
     return DownloadFailed(f"The model {size} more than the {max_bytes:,} bytes a download may have.")
+
+
+def check_disk(free_bytes: int, missing_bytes: int) -> None:
+    """Raises DownloadFailed where so many free bytes are no room for so many more."""
+    if missing_bytes + _KEPT_FREE_BYTES > free_bytes:
+        raise DownloadFailed(
+            f"The disk of the models folder has {free_bytes:,} bytes free, but {missing_bytes:,} are missing and "
+            f"{_KEPT_FREE_BYTES:,} are kept free."
+        )
 
 
 def disk_failure(failure: OSError) -> DownloadFailed:

@@ -59,7 +59,15 @@ class ModelSource:
         self.files[path] = Served(body=body, **how)  # type: ignore[arg-type]
         return self.base + path
 
-    def publish(self, repository: str, files: Mapping[str, bytes], *, revision: str = "main", lfs: bool = True) -> None:
+    def publish(
+        self,
+        repository: str,
+        files: Mapping[str, bytes],
+        *,
+        revision: str = "main",
+        lfs: bool = True,
+        card: Mapping[str, object] | None = None,
+    ) -> None:
         """A repository of the hub: its list of files, and each behind a redirect to another path, as the real one does."""
         siblings = []
         for name, body in files.items():
@@ -69,7 +77,7 @@ class ModelSource:
             siblings.append(about)
             self.put(f"/cdn/{repository}/{name}", body, etag=f'"{hashlib.sha256(body).hexdigest()}"')
             self.files[f"/hub/{repository}/resolve/{COMMIT}/{name}"] = Served(redirect=f"/cdn/{repository}/{name}")
-        listing = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
+        listing = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": card}).encode()
         self.put(f"/hub/api/models/{repository}/revision/{revision}?blobs=true", listing)
 
     def paths_asked(self) -> list[str]:
@@ -97,15 +105,16 @@ class ModelSource:
             writer.write(f"HTTP/1.1 302 Found\r\nLocation: {served.redirect}\r\nContent-Length: 0\r\n\r\n".encode())
             await writer.drain()
             return
-        whole, start, status, extra = served.body, 0, served.status, ""
-        asked_range = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
-        if asked_range and served.ranges and headers.get("if-range", served.etag) == served.etag:
-            start = int(asked_range[1])
+        whole, start, stop, status, extra = served.body, 0, len(served.body), served.status, ""
+        asked_range = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
+        is_there = served.status.startswith("200")
+        if asked_range and is_there and served.ranges and headers.get("if-range", served.etag) == served.etag:
+            start, stop = int(asked_range[1]), min(int(asked_range[2] or len(whole)) + 1, len(whole))
             status = "206 Partial Content"
-            extra = f"Content-Range: bytes {start}-{len(whole) - 1}/{len(whole)}\r\n"
+            extra = f"Content-Range: bytes {start}-{stop - 1}/{len(whole)}\r\n"
             if start >= len(whole):
                 status, extra = "416 Range Not Satisfiable", f"Content-Range: bytes */{len(whole)}\r\n"
-        body = whole[start:]
+        body = whole[start:stop]
         length = len(body) if served.declared_bytes is None else served.declared_bytes
         size = "Transfer-Encoding: chunked\r\n" if served.is_chunked else f"Content-Length: {length}\r\n"
         etag = f"ETag: {served.etag}\r\n" if served.etag else ""

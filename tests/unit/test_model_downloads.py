@@ -166,8 +166,8 @@ async def eventually(holds: Callable[[], Any]) -> None:
 
 
 def installed(models: Path) -> list[str]:
-    """Every file of the models folder that is in its place."""
-    files = (path.relative_to(models) for path in models.rglob("*") if path.is_file())
+    """Every file of the models folder that is in its place, but for the sidecars that tell where it came from."""
+    files = (path.relative_to(models) for path in models.rglob("*") if path.is_file() and path.suffix != ".toml")
     return sorted(str(path) for path in files if path.parts[0] != ".downloading")
 
 
@@ -776,14 +776,14 @@ async def test_a_hub_that_talks_nonsense_fails_the_download(answer: bytes, worke
 async def test_a_real_model_from_the_hub_can_be_loaded(workers: Workers, models: Path, source: ModelSource, tmp_path: Path) -> None:
     import torch
 
-    from sdapi.pipelines.loader import load_sd1
+    from sdapi.pipelines.loader import load_checkpoint
     from tests.pipelines.tiny_checkpoint import write_diffusers_folder
 
     files = folder_bytes(write_diffusers_folder(tmp_path / "tiny"))
     source.publish("org/tiny", files)
     ended = await fetched(workers.open(max_bytes=10**9), a_download("org/tiny"))
     assert (ended.status, ended.error) == ("installed", None)
-    loaded = load_sd1(catalog(models, lambda: 0.0).get("dreamy"), device=torch.device("cpu"), dtype=torch.float32)
+    loaded = load_checkpoint(catalog(models, lambda: 0.0).get("dreamy"), device=torch.device("cpu"), dtype=torch.float32)
     assert loaded.max_tokens == 77
 
 
