@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORK ?= data/full_size
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve test fuzz check bench demo-model-report format clean
+.PHONY: serve test fuzz check bench bench-full-size parameters demo-model-report demo-addons demo-addons-report format clean
 
 serve: $(VENV)/.installed  ## install, migrate, serve on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/sdapi serve
@@ -24,8 +25,21 @@ check: $(VENV)/.dev  ## formatting, lints, types, layers
 bench: $(VENV)/.dev  ## print the figures the README claims
 	$(BIN)/python -m benchmarks.report
 
+bench-full-size: $(VENV)/.dev  ## what SD 1.5 and SDXL take on this CPU; writes 9 GB of random weights into WORK
+	$(BIN)/python -m benchmarks.full_size --work $(WORK)
+
+parameters: $(VENV)/.dev  ## put the table of parameters into the README
+	$(BIN)/python -m sdapi.parameter_table README.md
+
 demo-model-report: $(VENV)/.dev  ## judge the embedded model over held-out prompts; writes a contact sheet
 	cd models/demo && $(CURDIR)/$(BIN)/python -m recipe.report
+
+demo-addons: $(VENV)/.dev  ## train the embedded model's control net and LoRA anew; half an hour on two cores
+	cd models/demo && $(CURDIR)/$(BIN)/python -m recipe.train_controlnet --out assets/controlnets/demo-canny
+	cd models/demo && $(CURDIR)/$(BIN)/python -m recipe.train_lora --out assets/loras/demo-night.safetensors
+
+demo-addons-report: $(VENV)/.dev  ## judge both over held-out scenes; writes a contact sheet
+	cd models/demo && $(CURDIR)/$(BIN)/python -m recipe.addons_report
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -11,9 +11,9 @@ import argparse
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from . import latents
 from .captions import caption
 from .drawing import draw
+from .outlines import outlines
 from .scenes import draw_scene
 from .train_unet import NOISE_SCHEDULE
 
@@ -34,10 +35,9 @@ _UNTOLD = 0.4
 _HINT_CHANNELS = (8, 16, 32, 64)
 
 
-def outlines(image: Image.Image) -> Tensor:
+def hint(image: Image.Image) -> Tensor:
     """(3, h, w), 0 or 1: the map that requests with `controlnet_type` canny get."""
-    edges = np.asarray(cv2.Canny(np.asarray(image), 100, 200), dtype=np.float32) / 255.0
-    return torch.from_numpy(edges)[None].expand(3, -1, -1)
+    return torch.from_numpy(outlines(image).astype(np.float32))[None].expand(3, -1, -1)
 
 
 class Training:
@@ -50,26 +50,35 @@ class Training:
         self.tokenizer = CLIPTokenizer.from_pretrained(args.model / "tokenizer")
         self.text = CLIPTextModel.from_pretrained(args.model / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
         self.unet = UNet2DConditionModel.from_pretrained(args.model / "unet", torch_dtype=torch.float32).eval().requires_grad_(False)
-        self.net = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=_HINT_CHANNELS).requires_grad_(True).train()
+        if args.start is None:
+            self.net = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=_HINT_CHANNELS)
+        else:
+            self.net = ControlNetModel.from_pretrained(args.start, torch_dtype=torch.float32)
+            self.net.register_to_config(_name_or_path="")  # else the folder's name on this machine is saved
+        self.net.requires_grad_(True).train()
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.alphas = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod
 
     def run(self) -> None:
         """All steps, then the net as a diffusers folder in fp16."""
-        started, running = time.monotonic(), 0.0
-        for step in range(self.args.steps):
-            loss = self._one_step(step)
+        started, running, step = time.monotonic(), 0.0, 0
+        while (progress := max(step / self.args.steps, (time.monotonic() - started) / (60 * self.args.minutes))) < 1:
+            loss = self._one_step(step, progress)
             running += (loss - running) * (0.02 if running else 1.0)
-            if step % 100 == 99 or step == self.args.steps - 1:
-                print(f"controlnet {step + 1} loss {running:.4f} {time.monotonic() - started:.0f}s", flush=True)
+            step += 1
+            if step % 50 == 0:
+                print(f"controlnet {step} loss {running:.4f} {time.monotonic() - started:.0f}s", flush=True)
         self.net.half().save_pretrained(self.args.out, safe_serialization=True)
+        for file in self.args.out.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes 0600, which another user's server could not read
 
-    def _one_step(self, step: int) -> float:
+    def _one_step(self, step: int, progress: float) -> float:
         side = self.rng.choices((128, 256), weights=(0.6, 0.4))[0]
-        scenes = [draw_scene(self.rng) for _ in range(_BATCH[side])]
+        # The model can't draw patterns, so their outlines would teach the net nothing.
+        scenes = [replace(draw_scene(self.rng), pattern="plain") for _ in range(_BATCH[side])]
         images = [draw(scene, side, side) for scene in scenes]
         clean = latents.encode(latents.to_pixels(images))
-        hints = torch.stack([outlines(image) for image in images])
+        hints = torch.stack([hint(image) for image in images])
         told = torch.tensor([self.rng.random() >= _UNTOLD for _ in scenes]).view(-1, 1, 1, 1)
         # Outlines decide early, where the noise is strong.
         t = (1000 * torch.rand(len(scenes)) ** 0.7).long().clamp(0, 999)
@@ -77,13 +86,15 @@ class Training:
         signal = self.alphas[t].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
 
-        plain = self._predicted(noisy, t, self._encode([""] * len(scenes)), hints)
-        worded = self._predicted(noisy, t, self._encode([caption(scene, self.rng) for scene in scenes]), hints)
-        predicted = torch.where(told, plain + _GUIDANCE * (worded - plain), plain)
+        with torch.no_grad():
+            plain = self._predicted(noisy, t, self._encode([""]).expand(len(scenes), -1, -1), hints)
+        texts = [caption(scene, self.rng) if tell else "" for scene, tell in zip(scenes, told.flatten().tolist(), strict=True)]
+        worded = self._predicted(noisy, t, self._encode(texts), hints)
+        predicted = torch.where(told, plain + _GUIDANCE * (worded - plain), worded)
         weight = (1 + ((1 - signal) / signal).flatten() / latents.LATENT_STD**2).clamp(max=100)
         loss = (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.args.lr * min(1.0, (step + 1) / 80) * 0.5 * (1 + math.cos(math.pi * step / self.args.steps))
+            group["lr"] = self.args.lr * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * progress))
         self.optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -109,7 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(), help="the finished model's folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--start", type=Path, help="an earlier net's folder, to go on from")
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="cool down within this time, however few steps that are")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
