@@ -13,10 +13,17 @@ from pathlib import Path
 
 import psutil
 
-from . import batching, concurrency, crash, eta, start
+from . import batching, concurrency, crash, eta, start, upscaling
 from .table import Table
 
-_BENCHMARKS: tuple[Callable[[], Table], ...] = (start.measure, concurrency.measure, eta.measure, crash.measure, batching.measure)
+_BENCHMARKS: tuple[Callable[[], Table], ...] = (
+    start.measure,
+    concurrency.measure,
+    eta.measure,
+    crash.measure,
+    batching.measure,
+    upscaling.measure,
+)
 
 
 def main() -> int:

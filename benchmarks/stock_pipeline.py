@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.loop import DrawingLoop, Pictures, Result, Ticket
+from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.tickets import Pictures, Result, Ticket
 
 from .server import BenchmarkFailed
 

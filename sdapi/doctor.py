@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from sdapi.catalog import Assets
 from sdapi.db.migrations import current_and_head
 from sdapi.db.session import open_database
 from sdapi.domain.generation import Txt2Img
 from sdapi.engine.base import Drawn, Failed, Work
-from sdapi.services import open_api_keys, open_catalog, open_engine
+from sdapi.services import open_api_keys, open_assets, open_catalog, open_engine
+from sdapi.safety_finding import safety_finding
 from sdapi.settings import Settings
 
 _LOW_DISK_BYTES = 2 * 2**30
@@ -40,6 +40,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("database", _database),
         ("api keys", _api_keys),
         ("models", _models),
+        ("safety", _safety),
         ("drawing", _drawing),
     ]
     findings = []
@@ -85,13 +86,23 @@ async def _api_keys(settings: Settings) -> tuple[bool, str]:
 async def _models(settings: Settings) -> tuple[bool, str]:
     catalog = open_catalog(settings)
     default = catalog.get(settings.default_model)
-    problems = "".join(f"; {Path(problem.path).name}: {problem.sentence}" for problem in catalog.problems())
-    return not problems, f"{len(catalog.all())} checkpoints, default {default.id}{problems}"
+    assets = open_assets(settings)
+    annotators, translators = assets.annotators, assets.translators
+    found = [*catalog.problems(), *annotators.problems(), *translators.problems()]
+    problems = "".join(f"; {Path(problem.path).name}: {problem.sentence}" for problem in found)
+    installed = "".join(f", annotator {name}" for name in annotators.installed())
+    installed += "".join(f", translator {name}" for name in translators.installed())
+    return not problems, f"{len(catalog.all())} checkpoints, default {default.id}{installed}{problems}"
+
+
+async def _safety(settings: Settings) -> tuple[bool, str]:
+    finding = safety_finding(settings.safety, open_assets(settings).safety)
+    return finding.ok, finding.sentence
 
 
 async def _drawing(settings: Settings) -> tuple[bool, str]:
     catalog = open_catalog(settings)
-    engine = open_engine(settings, catalog, Assets(settings.models_dir))
+    engine = open_engine(settings, catalog, open_assets(settings))
     request = Txt2Img(checkpoint=catalog.get(settings.default_model).id, prompt="a red circle", width=64, height=64, seed=1, steps=2)
     started = time.monotonic()
     try:

@@ -26,8 +26,10 @@ def known_kind(name: str | None) -> InventoryKind | None:
 def installable_kind(name: str | None) -> ModelKind | None:
     """The kind of that name; the command ends where there is none that can be added or fetched."""
     kind = known_kind(name)
-    if kind == "annotator":
-        fail("Annotators are put into their folders by hand: annotators/NAME in the models folder.")
+    if kind in ("annotator", "translator"):
+        fail(f"{kind.capitalize()}s are put into their folders by hand: {kind}s/NAME in the models folder.")
+    if kind == "safety":
+        fail("Safety checkers are put into their folders by hand: safety/ID in the models folder.")
     return kind
 
 

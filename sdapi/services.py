@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.api_keys import ApiKeys
-from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
+from sdapi.catalog.inventory import Inventory
 from sdapi.db.session import open_database
 from sdapi.dialects import enterprise, goapi, v3, v6
 from sdapi.dialects.administration import download_webhook_body
@@ -28,6 +29,7 @@ from sdapi.jobs.board import JobBoard
 from sdapi.jobs.dispatcher import Dispatcher, DispatchTimes
 from sdapi.jobs.endings import Endings
 from sdapi.jobs.eta import Estimator
+from sdapi.jobs.png_texts import PngTexts
 from sdapi.jobs.previews import Previews
 from sdapi.jobs.requests import RequestBuilder
 from sdapi.jobs.retention import Retention
@@ -123,6 +125,16 @@ def open_catalog(settings: Settings) -> Catalog:
     return Catalog(settings.models_dir, aliases=settings.model_aliases, embedded=embedded_model_dir())
 
 
+def open_assets(settings: Settings) -> Assets:
+    """What lies beside the checkpoints of `models_dir`, and beside the embedded model."""
+    return Assets(settings.models_dir, embedded=embedded_assets_dir())
+
+
+def open_inventory(settings: Settings) -> Inventory:
+    """Everything in `models_dir`, and what is embedded, for the command line."""
+    return Inventory(open_catalog(settings), open_assets(settings), settings.models_dir)
+
+
 def _drawn_at_once(settings: Settings) -> int:
     """Pictures in flight: while one batch is at its step, as many again are ready to take the places that become free."""
     return 2 * settings.max_rows
@@ -139,6 +151,7 @@ def open_engine(settings: Settings, catalog: Catalog, assets: Assets) -> LocalEn
         max_rows=_drawn_at_once(settings),
         max_batch_rows=settings.max_rows,
         model_cache_bytes=settings.model_cache_bytes,
+        safety=settings.safety,
     )
 
 
@@ -197,7 +210,9 @@ async def _open_webhooks(
     return WebhookSender(sessions=sessions, client=client, secret=webhook_secret(settings, secret).encode(), now=_now)
 
 
-def _open_downloads(settings: Settings, sessions: async_sessionmaker[AsyncSession]) -> ModelDownloads:
+def open_downloads(settings: Settings, sessions: async_sessionmaker[AsyncSession], *, heartbeat_s: float | None = None) -> ModelDownloads:
+    """What fetches models into `models_dir`, not yet started."""
+
     def on_end(session: AsyncSession, download: Download) -> None:
         if download.webhook_url is not None:
             enqueue(session, url=download.webhook_url, body=download_webhook_body(download), now=_now())
@@ -211,7 +226,7 @@ def _open_downloads(settings: Settings, sessions: async_sessionmaker[AsyncSessio
             max_bytes=settings.model_download_max_bytes,
             allow_private=settings.allow_private_urls,
         ),
-        times=DownloadTimes(settings.heartbeat_s, settings.stale_after_s, settings.max_attempts),
+        times=DownloadTimes(heartbeat_s or settings.heartbeat_s, settings.stale_after_s, settings.max_attempts),
         now=_now,
         on_end=on_end,
     )
@@ -256,7 +271,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         storage, targets = await _open_storage(stack, settings, sessions, secret)
         webhooks = await _open_webhooks(stack, settings, sessions, secret)
         catalog = open_catalog(settings)
-        assets = Assets(settings.models_dir)
+        assets = open_assets(settings)
         images = _open_images(settings, storage)
         stack.push_async_callback(images.aclose)
         quotas = _open_quotas(settings, sessions)
@@ -273,7 +288,15 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         jobs = JobService(
             sessions=sessions,
             dialects=dialects,
-            requests=RequestBuilder(catalog=catalog, assets=assets, images=images, storage=storage, default_model=settings.default_model),
+            requests=RequestBuilder(
+                catalog=catalog,
+                assets=assets,
+                images=images,
+                storage=storage,
+                default_model=settings.default_model,
+                merges_tokens_by_default=settings.tomesd_by_default,
+                safety=settings.safety,
+            ),
             quotas=quotas,
             storage=storage,
             board=board,
@@ -287,16 +310,15 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             sessions=sessions,
             engine=engine,
             storage=storage,
-            catalog=catalog,
             board=board,
             times=DispatchTimes(settings.heartbeat_s, settings.stale_after_s, settings.max_attempts, settings.stop_grace_s),
-            png_metadata=settings.png_metadata,
+            png_texts=PngTexts(catalog, assets, enabled=settings.png_metadata),
             endings=endings,
             on_end=on_end,
             now=_now,
         )
         keep = timedelta(days=settings.retention_days)
-        downloads = _open_downloads(settings, sessions)
+        downloads = open_downloads(settings, sessions)
         uploads = Uploads(sessions=sessions, storage=storage, images=images, keep=keep, now=_now)
         restarts = Restarts()
         updates = Updates(command=settings.update_command, timeout_s=settings.update_timeout_s, restarts=restarts)

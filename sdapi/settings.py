@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sdapi.domain.limits import LARGEST_LIMIT
+from sdapi.domain.safety import SafetyMode
 
 
 class Settings(BaseSettings):
@@ -89,6 +90,10 @@ class Settings(BaseSettings):
     """CPU threads for drawing; 0 leaves it to torch."""
     max_rows: int = Field(default=16, ge=1, le=256)
     """Pictures that may share one forward; twice as many are kept in flight."""
+    tomesd_by_default: bool = False
+    """Whether tokens are merged for requests that say nothing of `tomesd`."""
+    safety: SafetyMode = "optional"
+    """Whether drawn pictures are checked where a request asks for it and a checker is installed, always, or never."""
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)
     """Models kept in memory; the least recently used goes first."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.generation import MAX_STEPS, SchedulerName
 
+from .family import Family
 from .weights import Refused
 
 Layout = Literal["diffusers", "single_file"]
@@ -44,10 +45,15 @@ class Sidecar(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(default=None, ge=1, le=20)
     prediction_type: PredictionType | None = None
-    """Overrides the scheduler's configuration; single files never carry it."""
+    """Overrides the scheduler's configuration and what a single file says; most single files say nothing."""
     scheduler: SchedulerName | None = None
     aliases: tuple[Annotated[str, Field(pattern=r"^[^*\s][^*]*$", max_length=200)], ...] = ()
     description: str = ""
+    licence: str = ""
+    source: str = ""
+    """Where it came from. This, the licence and the hash are recorded when a model is fetched or added."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Of the model as it came, see `hashes.model_sha256`; empty: not known."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,9 @@ class Checkpoint:
     path: Path
     """The diffusers folder, or the single file."""
     layout: Layout
-    family: Literal["sd1"]
+    family: Family
     in_channels: int
-    """Channels the UNet takes: 4, or 9 for inpainting models, which are shown the mask and the masked picture."""
+    """Channels a UNet takes: 4, or 9 for inpainting models, which are shown the mask and the masked picture. 0 for whole pipelines."""
     weights: tuple[Path, ...]
     """The files that hold tensors."""
     size_bytes: int

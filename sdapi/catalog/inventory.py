@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +19,18 @@ from .hashes import model_sha256
 from .licences import licence_of
 from .listing import Catalog
 from .records import sidecar_path
+from .translators import FOLDER as TRANSLATORS
+from .translators import InstalledTranslator
+from .safety import FOLDER as SAFETY
+from .safety import WEIGHTS_NAME, InstalledChecker
 from .weights import Refused
 
 ModelKind = Literal["checkpoint", AssetKind]
 MODEL_KINDS: tuple[ModelKind, ...] = ("checkpoint", *ASSET_KINDS)
 
-InventoryKind = Literal[ModelKind, "annotator"]
-INVENTORY_KINDS: tuple[InventoryKind, ...] = (*MODEL_KINDS, "annotator")
-"""Annotators have names that are known instead of ids, and are put into their folders by hand."""
+InventoryKind = Literal[ModelKind, "annotator", "safety"]
+INVENTORY_KINDS: tuple[InventoryKind, ...] = (*MODEL_KINDS, "annotator", "safety")
+"""Annotators have names that are known instead of ids; they and safety checkers are put into their folders by hand."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,12 @@ class Inventory:
         if kind == "annotator":
             yield from map(_annotator, self._assets.annotators.installed().values())
             return
+        if kind == "translator":
+            yield from map(_translator, self._assets.translators.installed().values())
+            return
+        if kind == "safety":
+            yield from map(_safety_checker, self._assets.safety.installed().values())
+            return
         for found in self._catalog.all() if kind == "checkpoint" else self._assets.all(kind):
             yield self._installed(kind, found)
 
@@ -100,7 +110,7 @@ class Inventory:
         )
 
     def _kind_of(self, path: Path) -> str:
-        for kind, folder in {**KIND_FOLDERS, "annotator": ANNOTATORS}.items():
+        for kind, folder in {**KIND_FOLDERS, "annotator": ANNOTATORS, "safety": SAFETY}.items():
             if self._models_dir / folder in (path, path.parent):
                 return kind
         return ""
@@ -134,6 +144,37 @@ def _annotator(found: InstalledAnnotator) -> InstalledModel:
         weights=tuple(sorted(path for path in files if path.suffix.lower() == ".safetensors")),
         size_bytes=found.size_bytes,
         modified_at=datetime.fromtimestamp(max((path.stat().st_mtime for path in files), default=0.0), UTC),
+        sidecar=Sidecar(),
+        is_embedded=False,
+    )
+
+
+def _safety_checker(found: InstalledChecker) -> InstalledModel:
+    weights = found.network / WEIGHTS_NAME
+    return InstalledModel(
+        id=found.id,
+        kind="safety",
+        family="",
+        path=found.path,
+        layout="diffusers",
+        weights=(weights,),
+        size_bytes=found.size_bytes,
+        modified_at=datetime.fromtimestamp(weights.stat().st_mtime, UTC),
+        sidecar=Sidecar(),
+        is_embedded=False,
+    )
+
+
+def _translator(found: InstalledTranslator) -> InstalledModel:
+    return InstalledModel(
+        id=found.id,
+        kind="translator",
+        family="",
+        path=found.path,
+        layout="diffusers",
+        weights=found.weights,
+        size_bytes=found.size_bytes,
+        modified_at=datetime.fromtimestamp(max(path.stat().st_mtime for path in found.weights), UTC),
         sidecar=Sidecar(),
         is_embedded=False,
     )

@@ -102,7 +102,7 @@ def inspect(entry: Entry) -> Checkpoint | CatalogProblem:
         id=entry.id,
         path=entry.path,
         layout=entry.layout,
-        family="sd1",
+        family=found.family,
         in_channels=found.in_channels,
         weights=found.weights,
         size_bytes=sum(stat.st_size for stat in stats),

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PICKLED_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
 
@@ -34,14 +35,41 @@ def how_to_convert(name: str) -> str:
     """The sentence for a pickled file."""
     return (
         f"{name} is a pickle, which can run any code when it is read, so it is refused. Convert it to safetensors first: "
-        '`python -c "import sys, torch; from safetensors.torch import save_file; '
-        "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-        'save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])" IN.ckpt OUT.safetensors`.'
+        "`sdapi models convert IN.ckpt OUT.safetensors`, which runs none of it."
     )
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor as the header describes it; the offsets count from the end of the header."""
+
+    dtype: str
+    """As safetensors calls it, such as F16."""
+    shape: tuple[int, ...]
+    begin_bytes: int
+    end_bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself."""
+
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    data_bytes: int
+    """What follows the header, as the file is."""
 
 
 def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     """Tensor names and shapes of a safetensors file, from its header alone.
+
+    Raises Refused when it is not safetensors or shorter than its header says, and OSError.
+    """
+    return {name: tensor.shape for name, tensor in read_header(path).tensors.items()}
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file; the tensors themselves are not read.
 
     Raises Refused when it is not safetensors or shorter than its header says, and OSError.
     """
@@ -55,15 +83,12 @@ def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         if length > size_bytes - 8:
             raise Refused(_what_else(path.name, start))
         header = file.read(length)
-    try:
-        table = json.loads(header)
-        shapes, ends = _parse(table)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as refusal:
-        raise Refused(_what_else(path.name, start)) from refusal
-    missing = 8 + length + max(ends, default=0) - size_bytes
+    tensors, metadata = parse_header(path.name, start, header)
+    data_bytes = size_bytes - 8 - length
+    missing = max((tensor.end_bytes for tensor in tensors.values()), default=0) - data_bytes
     if missing > 0:
         raise Refused(f"{path.name} is cut short: {missing:,} bytes are missing. Copy or download it again.")
-    return shapes
+    return Header(tensors, metadata, data_bytes)
 
 
 def header_bytes(name: str, start: bytes) -> int:
@@ -74,14 +99,22 @@ def header_bytes(name: str, start: bytes) -> int:
     return length
 
 
-def _parse(table: Mapping[str, Mapping[str, list[int]]]) -> tuple[dict[str, tuple[int, ...]], list[int]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    ends: list[int] = []
+def parse_header(name: str, start: bytes, header: bytes) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Tensors and metadata of the header that follows the first 8 bytes, `start`. Raises Refused where it makes no sense."""
+    try:
+        return _parse(json.loads(header))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as refusal:
+        raise Refused(_what_else(name, start)) from refusal
+
+
+def _parse(table: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    tensors: dict[str, TensorEntry] = {}
     for name, tensor in table.items():
         if name != "__metadata__":
-            shapes[name] = tuple(int(side) for side in tensor["shape"])
-            ends.append(int(tensor["data_offsets"][1]))
-    return shapes, ends
+            begin, end = tensor["data_offsets"]
+            tensors[name] = TensorEntry(str(tensor.get("dtype")), tuple(int(side) for side in tensor["shape"]), int(begin), int(end))
+    metadata = {name: str(value) for name, value in (table.get("__metadata__") or {}).items()}
+    return tensors, metadata
 
 
 def _what_else(name: str, start: bytes) -> str:

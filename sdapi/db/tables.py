@@ -117,6 +117,7 @@ class JobRow(Base):
     is_temporary: Mapped[bool]
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     files_url: Mapped[str | None] = mapped_column(Text)
+    is_unsafe: Mapped[bool | None]
 
 
 class JobOutputRow(Base):

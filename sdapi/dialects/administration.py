@@ -300,6 +300,12 @@ def done_both(message: str, **extra: JsonValue) -> dict[str, JsonValue]:
     return {"status": "success", "messege": message, "message": message, **extra}
 
 
+def picture_checked(source: str, *, is_unsafe: bool) -> dict[str, JsonValue]:
+    """`source` is told again where it is an address; a whole picture in base64 is not."""
+    is_address = source.strip().lower().startswith(("http://", "https://"))
+    return {"images": source.strip() if is_address else "", "has_nsfw_concept": [is_unsafe]}
+
+
 def system_details(look: SystemLook) -> dict[str, JsonValue]:
     """The documented keys first."""
     return {

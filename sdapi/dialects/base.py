@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from sdapi.domain.errors import InvalidRequest, SdapiError
 from sdapi.domain.generation import AlgorithmType, SchedulerName
 from sdapi.domain.job import Job, JobStatus
+from sdapi.domain.safety import SafetyType
 
 from .wire_types import REFUSED, WholeNumber, WireBody
 
@@ -73,9 +74,12 @@ class Asked:
     algorithm_type: AlgorithmType | None = None
     clip_skip: int = 1
     enhance_prompt: bool = False
-    multi_lingual: bool = False
+    multi_lingual: bool | None = False
+    """None: where the server can."""
     panorama: bool = False
     self_attention: bool = False
+    token_merging: bool | None = None
+    """None leaves it to the operator."""
     highres_fix: bool = False
     upscale: int = 0
     controlnet_models: tuple[str, ...] = ()
@@ -87,6 +91,10 @@ class Asked:
     seconds: float = 3.0
     scale: float = 2.0
     face_enhance: bool = False
+    safety_checker: bool = False
+    """Whether a safety checker is to look at the pictures; the operator may decide otherwise."""
+    safety_type: SafetyType | None = None
+    """None leaves it to the server how unsafe ones are covered."""
     webhook: str | None = None
     temp: bool = False
     base64_output: bool = False
@@ -194,7 +202,7 @@ def webhook_body(dialect: Dialect, job: Job) -> dict[str, JsonValue]:
     track_id = job.echo.get("track_id")
     if job.status is JobStatus.SUCCEEDED:
         told: dict[str, JsonValue] = {"status": "success", "id": job.id, "output": rendered["output"]}
-        told |= {"generationTime": rendered["generationTime"], "track_id": track_id}
+        told |= {"generationTime": rendered["generationTime"], "track_id": track_id, **checked(job)}
         return told | ({"meta": rendered["meta"]} if "meta" in rendered else {})
     # Unlike the answer, whose id is documented as empty: a receiver has nothing else to know the job by.
     return {
@@ -206,6 +214,11 @@ def webhook_body(dialect: Dialect, job: Job) -> dict[str, JsonValue]:
         "output": [],
         "track_id": track_id,
     }
+
+
+def checked(job: Job) -> dict[str, JsonValue]:
+    """What answers say once the pictures were checked; nothing where nobody has looked."""
+    return {} if job.is_unsafe is None else {"nsfw_content_detected": job.is_unsafe}
 
 
 def file_prefix(job: Job) -> str:

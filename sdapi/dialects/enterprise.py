@@ -40,6 +40,7 @@ def _call(name: str, kind: Kind, body: type[JobBody], meta: MetaRow | None = Non
         sample=name.rpartition("/")[2] if kind == "upscale" else name.replace("/", "_"),
         needs_model=needs_model,
         default_auto_hint=False,
+        default_safety_checker=True,
     )
 
 

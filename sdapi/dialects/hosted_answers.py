@@ -13,7 +13,7 @@ from sdapi.domain.generation import Upscale
 from sdapi.domain.job import Job, JobStatus
 
 from . import answers
-from .base import Asked, Rendered, job_id_of, output_links, own_links
+from .base import Asked, Rendered, checked, job_id_of, output_links, own_links
 from .hosted_calls import HostedCall
 
 KEY_TIP = (
@@ -52,6 +52,7 @@ def success(job: Job, call: HostedCall, *, upscaled_as_text: bool = True) -> dic
     body["output"] = links[0] if is_lone else links
     if call.has_proxy_links:
         body |= {"proxy_links": own_links(job), "nsfw_content_detected": None}
+    body |= checked(job)
     return body | ({} if call.meta is None else {"meta": call.meta.of(job)})
 
 
@@ -77,7 +78,7 @@ def processing(job: Job, call: HostedCall, *, eta: float) -> dict[str, JsonValue
 
 def fetched(job: Job) -> dict[str, JsonValue]:
     """The answer to a look-up of a finished job."""
-    return {"status": "success", "id": job.id, "output": output_links(job)}
+    return {"status": "success", "id": job.id, "output": output_links(job), **checked(job)}
 
 
 def pending(job: Job, *, eta: float) -> dict[str, JsonValue]:

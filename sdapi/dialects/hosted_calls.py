@@ -47,6 +47,7 @@ class HostedCall:
     default_steps: int = 30
     max_steps: int = MAX_STEPS
     default_auto_hint: bool = True
+    default_safety_checker: bool = False
     has_proxy_links: bool = True
     """Whether a success carries `proxy_links` and `nsfw_content_detected`, as it does from v4 on."""
 
@@ -116,8 +117,11 @@ class HostedCall:
             multi_lingual=read.multi_lingual,
             panorama=read.panorama,
             self_attention=read.self_attention,
+            token_merging=read.tomesd,
             highres_fix=read.highres_fix,
             upscale=_TIMES[read.upscale],
+            safety_checker=self.default_safety_checker if read.safety_checker is None else read.safety_checker,
+            safety_type=read.safety_checker_type,
             webhook=_stripped(read.webhook),
             temp=read.temp,
             base64_output=read.base64,
@@ -173,7 +177,6 @@ def _echo(read: DrawingBody, strengths: tuple[float, ...]) -> dict[str, JsonValu
         "scheduler": None if sampler is None or sampler.told == sampler.scheduler.value else sampler.told,
         "safety_checker": yes_no(read.safety_checker),
         "safety_checker_type": read.safety_checker_type,
-        "tomesd": yes_no(read.tomesd),
         "upscale": read.upscale,
         "instant_response": yes_no(read.instant_response),
         "embeddings": ",".join(read.embeddings_model) or None,

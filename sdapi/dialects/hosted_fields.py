@@ -15,6 +15,7 @@ from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, MAX_VIDEO_SECONDS
 
 from .wire_types import (
     Algorithm,
+    CoveringType,
     LongText,
     LooseScheduler,
     Names,
@@ -74,12 +75,16 @@ class DrawingBody(JobBody):
     )
     seed: Seed = Field(default=None, description="0 to 4294967295; null or -1 for a random one")
     enhance_prompt: YesNo = Field(default=True, description="Whether the model's own enhancement words are appended")
-    safety_checker: YesNo | None = None
-    safety_checker_type: Text | None = None
-    multi_lingual: YesNo = Field(default=False, description="Whether the prompt is translated into English first")
-    panorama: YesNo = False
-    self_attention: YesNo = False
-    highres_fix: YesNo = False
+    safety_checker: YesNo | None = Field(
+        default=None, description="Whether unsafe pictures are covered, where a checker is installed; default no, and yes in enterprise"
+    )
+    safety_checker_type: CoveringType | None = Field(
+        default=None, description="How: black, blur, pixelate or sensitive_content_text, which is the default"
+    )
+    multi_lingual: YesNo | None = Field(default=False, description="Whether prompts in 51 languages are translated into English first")
+    panorama: YesNo = Field(default=False, description="Drawn in windows, and joins its left side at its right")
+    self_attention: YesNo = Field(default=False, description="Perturbed-attention guidance: better structure for half as much time again")
+    highres_fix: YesNo = Field(default=False, description="Drawn at a size the model knows, then enlarged and drawn over; from words only")
     upscale: Times = Field(default="no", description="yes doubles the finished picture; 1, 2 and 3 are factors")
     embeddings_model: TextList = Field(
         default=(), validation_alias=AliasChoices("embeddings_model", "embeddings"), description="Ids, separated by commas"
@@ -90,7 +95,7 @@ class DrawingBody(JobBody):
     sampling_method: LooseScheduler = Field(default=None, description="Read where there is no scheduler; an unknown one has no effect")
     algorithm_type: Algorithm | None = Field(default=None, description="For DPM solvers: none, dpmsolver, dpmsolver++, sde-dpmsolver++, …")
     use_karras_sigmas: YesNo | None = Field(default=None, description="Without it as the model's own scheduler has it")
-    tomesd: YesNo | None = Field(default=None, description="Taken and repeated, without effect")
+    tomesd: YesNo | None = Field(default=None, description="Whether similar places share a token: quicker, a little less exact")
     clip_skip: Annotated[WholeNumber, between(1, 8)] = Field(
         default=1, validation_alias=AliasChoices("clip_skip", "clipskip"), description="1 to 8; 1 uses the last layer"
     )
@@ -124,6 +129,7 @@ class ControlNetBody(DrawingBody):
     controlnet_type: Text | None = Field(default=None, description="The annotator that makes the control map; without it the image is one")
     auto_hint: YesNo | None = Field(default=None, description="Whether the annotator is run; default yes, and no in enterprise")
     guess_mode: YesNo = False
+    multi_lingual: YesNo | None = Field(default=None, description="As elsewhere; default yes where a translator is installed")
     controlnet_conditioning_scale: Scales = Field(default=(1.0,), description="0 to 20; one number, or one for each controlnet_model")
     strength: Strength = Field(
         default=0.55, validation_alias=AliasChoices("strength", "prompt_strength"), description="0 to 1; 1 ignores the init image"
@@ -142,7 +148,7 @@ class UpscaleBody(JobBody):
     names_of_picture: ClassVar[tuple[str, ...]] = ("url", "init_image")
     """The fields the picture may come in; a refusal uses the one that came."""
 
-    model_id: Text | None = Field(default=None, description="Id of the upscaling model; default realesr-general-x4v3")
+    model_id: Text | None = Field(default=None, description="Id of the upscaling model; default realesr-general-x4v3, or what there is")
     url: LongText = Field(validation_alias=AliasChoices("url", "init_image"), description=_PICTURE)
     scale: Annotated[Number, between(1, MAX_UPSCALE)] = Field(default=2, description="1 to 4")
     face_enhance: YesNo = False

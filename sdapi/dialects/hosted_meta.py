@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.job import Job
+from sdapi.domain.safety import DEFAULT_SAFETY_TYPE
 
 from .base import file_prefix, own_link
 
@@ -79,6 +80,11 @@ def _lora_strength(job: Job, request: _Drawing) -> JsonValue:
     return strengths[0] if strengths else job.echo.get("lora_strength", 1)
 
 
+def _safety_checker(job: Job, request: _Drawing) -> JsonValue:
+    """What was done, whatever was asked for: the operator may want all pictures checked."""
+    return "yes" if request.safety is not None else job.echo.get("safety_checker", "no")
+
+
 def _is_base64(job: Job) -> bool:
     return any(name.endswith(".base64") for name in job.output_names)
 
@@ -114,16 +120,17 @@ _VALUES: Mapping[str, _Value] = {
     "panorama": lambda _, request: yes_no(request.panorama),
     "prompt": lambda _, request: request.prompt,
     "revision": lambda *_: "fp16",
-    "safety_checker": lambda job, _: job.echo.get("safety_checker", "no"),
-    "safety_checker_type": lambda job, _: job.echo.get("safety_checker_type", "sensitive_content_text"),
-    "safetychecker": lambda job, _: job.echo.get("safety_checker", "no"),
-    "scheduler": lambda job, request: job.echo.get("scheduler", "default" if request.scheduler is None else request.scheduler.value),
+    "safety_checker": _safety_checker,
+    "safety_checker_type": lambda job, request: request.safety or job.echo.get("safety_checker_type", DEFAULT_SAFETY_TYPE),
+    "safetychecker": _safety_checker,
+    # Families that keep their own sampler leave none in the request, whatever the client named.
+    "scheduler": lambda job, request: "default" if request.scheduler is None else job.echo.get("scheduler", request.scheduler.value),
     "seed": lambda _, request: request.seed,
     "self_attention": lambda _, request: yes_no(request.self_attention),
     "steps": lambda _, request: request.steps,
     "strength": lambda _, request: _strength(request),
     "temp": lambda job, _: yes_no(job.is_temporary),
-    "tomesd": lambda job, _: job.echo.get("tomesd", "no"),
+    "tomesd": lambda _, request: yes_no(request.token_merging),
     "upscale": lambda job, _: job.echo.get("upscale", "no"),
     "use_karras_sigmas": lambda _, request: yes_no(bool(request.use_karras_sigmas)),
     "vae": lambda job, _: job.echo.get("vae"),

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import PydanticCustomError
 
 from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX, AlgorithmType, SchedulerName
+from sdapi.domain.safety import SAFETY_TYPES, SafetyType
 from sdapi.domain.sampler_names import NamedSampler, sampler_named
 
 MAX_TEXT_CHARS = 20_000
@@ -127,6 +128,14 @@ def _algorithm(value: object) -> AlgorithmType:
     return algorithm
 
 
+def _safety_type(value: object) -> SafetyType:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    for known in SAFETY_TYPES:
+        if word == known:
+            return known
+    raise PydanticCustomError(REFUSED, "must be one of {names}", {"names": ", ".join(SAFETY_TYPES)})
+
+
 def _times(value: object) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool) and (text := str(value).strip()) in ("1", "2", "3"):
         return text
@@ -214,6 +223,7 @@ Scheduler = Annotated[NamedSampler, BeforeValidator(_scheduler), WithJsonSchema(
 LooseScheduler = Annotated[NamedSampler | None, BeforeValidator(_known_sampler), WithJsonSchema({"type": "string"})]
 """The same; None for what is no sampler's name."""
 Algorithm = Annotated[AlgorithmType, BeforeValidator(_algorithm)]
+CoveringType = Annotated[SafetyType, BeforeValidator(_safety_type)]
 Times = Annotated[Literal["no", "yes", "1", "2", "3"], BeforeValidator(_times)]
 """What pictures are enlarged by at the end: yes means twice, and the number 1 leaves them as they are."""
 Scalar = Annotated[Any, BeforeValidator(_scalar)]

@@ -7,11 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from .prompt_words import PromptPiece
+
+from .safety import SafetyType
+
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 51
 MAX_SAMPLES = 4
 MIN_SIDE_PX = 64
 MAX_UPSCALE = 4
+MAX_UPSCALED_PIXELS = 8192 * 8192
 MAX_VIDEO_SECONDS = 20
 MAX_LORA_STRENGTH = 2.0
 MAX_LORAS = 8
@@ -60,6 +65,18 @@ class LoraUse(BaseModel):
     """0 does nothing; below 0 leads away from what it was trained on."""
 
 
+class Translation(BaseModel):
+    """What of the prompts is to be put into English before they are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    translator: str = Field(min_length=1)
+    """Its id."""
+    prompt: tuple[PromptPiece, ...]
+    negative_prompt: tuple[PromptPiece, ...]
+    """All of each prompt."""
+
+
 class _Generation(BaseModel):
     """What every kind of drawing has."""
 
@@ -91,12 +108,22 @@ class _Generation(BaseModel):
     vae: str | None = None
     """Catalog id; None: the checkpoint's own."""
     panorama: bool = False
+    """Whether it is drawn in overlapping windows, and goes on from its right side at its left."""
     self_attention: bool = False
+    """Whether perturbed-attention guidance leads it, beside the prompts."""
+    token_merging: bool = False
+    """Whether similar places are attended to as one: quicker, and a little less exact."""
     highres_fix: bool = False
     multi_lingual: bool = False
-    """Whether the prompt is to be translated into English first."""
+    """Whether the prompts are drawn in English, whatever they were written in."""
+    translation: Translation | None = None
+    """None where nothing is left to translate."""
     upscale: int = Field(default=0, ge=0, le=3)
-    """Times the finished picture is enlarged by; 0 leaves it."""
+    """Times the finished picture is enlarged by; 0 leaves it, 1 redraws it at its own size."""
+    upscaler: str | None = None
+    """Catalog id of what enlarges it; None where `upscale` is 0."""
+    safety: SafetyType | None = None
+    """How it is covered should a checker call it unsafe; None: it needn't be looked at."""
 
 
 class Txt2Img(_Generation):
@@ -199,6 +226,8 @@ class Upscale(BaseModel):
     upscaler: str
     """Id of the upscaling model."""
     face_enhance: bool = False
+    safety: SafetyType | None = None
+    """See _Generation."""
 
     @property
     def samples(self) -> int:

@@ -82,3 +82,5 @@ class Job:
     is_temporary: bool = False
     files_url: str | None = None
     """Where its pictures can be had directly, as a base without a trailing slash; None: only through this server."""
+    is_unsafe: bool | None = None
+    """Whether a picture of it was found unsafe, and is covered; None where nobody has looked."""

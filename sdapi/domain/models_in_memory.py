@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+_UPSCALER: Final = "upscaler/"
 
 
 @dataclass(frozen=True)
@@ -15,3 +18,21 @@ class ModelsInMemory:
     """Models on their way, in the order they were asked for, and when (`time.monotonic`)."""
     load_s: Mapping[str, float] = field(default_factory=dict)
     """How long loading each took, when it was loaded last."""
+
+    def with_upscalers(self, upscalers: ModelsInMemory) -> ModelsInMemory:
+        """These and those, which may be called as checkpoints are and so are told by `upscaler_entry`."""
+        return ModelsInMemory(
+            resident=self.resident | {upscaler_entry(one) for one in upscalers.resident},
+            loading={**self.loading, **{upscaler_entry(one): since for one, since in upscalers.loading.items()}},
+            load_s={**self.load_s, **{upscaler_entry(one): seconds for one, seconds in upscalers.load_s.items()}},
+        )
+
+
+def upscaler_entry(name: str) -> str:
+    """What an upscaler is called among checkpoints; no id has a slash."""
+    return f"{_UPSCALER}{name}"
+
+
+def upscaler_id(entry: str) -> str | None:
+    """The upscaler an entry tells of; None for a checkpoint's."""
+    return entry.removeprefix(_UPSCALER) if entry.startswith(_UPSCALER) else None

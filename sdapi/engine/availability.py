@@ -15,21 +15,17 @@ def missing(request: AnyRequest) -> str | None:
         case Text2Video():
             lacking = "Text to video"
         case Upscale():
-            lacking = "Upscaling"
+            lacking = "Restoring faces (face_enhance)" if request.face_enhance else None
         case _:
             assert_never(request)
     return None if lacking is None else f"{lacking} is not available on this server."
 
 
 def _lacking_option(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> str | None:
-    if request.panorama:
-        return "Panorama"
-    if request.self_attention:
-        return "Self-attention guidance (self_attention)"
-    if request.highres_fix:
-        return "The high-resolution fix (highres_fix)"
-    if request.multi_lingual:
-        return "Translating prompts (multi_lingual)"
-    if request.upscale:
-        return "Upscaling"
+    if request.highres_fix and (
+        isinstance(request, Img2Img | Inpaint) or (isinstance(request, ControlNet) and request.draws_over_init_image)
+    ):
+        return "The high-resolution fix (highres_fix) of a drawing that starts from a picture"
+    if request.panorama and not isinstance(request, Txt2Img):
+        return "A panorama (panorama) of a drawing that is led by a picture"
     return None

@@ -36,6 +36,10 @@ class Drawn:
     """From the first step to the last decode."""
     scheduler: SchedulerName | None = None
     """The sampler that drew them; None for one that requests can't name."""
+    request: AnyRequest | None = None
+    """What was drawn, where that isn't what was asked: with its prompts in English."""
+    unsafe: tuple[bool, ...] | None = None
+    """Of each picture, whether it was found unsafe and is covered; None where nobody has looked."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,12 @@ class Engine(Protocol):
     async def preview(self, job_id: int) -> Image.Image | None:
         """A small RGB picture of what the job's first sample is becoming, made at its next step; None when it isn't being drawn here.
 
+        None, too, of a job whose pictures are checked before anybody may see them.
         Never changes nor fails the drawing.
         """
+
+    async def is_unsafe(self, image: Image.Image) -> bool | None:
+        """Whether a safety checker finds this picture unsafe; None where none is installed. Raises NotAvailable where it can't be used."""
 
     async def clear_caches(self) -> int:
         """Forget models nobody uses and whatever else can be made again; how many bytes that freed. Drawing goes on."""

@@ -11,18 +11,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Assets, Catalog
-from sdapi.domain.errors import ModelNotFound
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img
-from sdapi.domain.models_in_memory import ModelsInMemory
+from sdapi.domain.errors import ModelNotFound, NotAvailable
+from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img, Upscale
+from sdapi.domain.models_in_memory import ModelsInMemory, upscaler_id
+from sdapi.domain.safety import SafetyMode, SafetyType
 
 from .availability import missing
 from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
 from .load_times import EngineState, ready_in_s
+from .safety import SafetyRules, with_unsafe_covered
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdapi.pipelines.loop import DrawingLoop, Result
+    from sdapi.pipelines.loop import DrawingLoop
+    from sdapi.pipelines.safety_stage import Verdict
+    from sdapi.pipelines.tickets import Result
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class LocalEngine:
         max_rows: int,
         max_batch_rows: int,
         model_cache_bytes: int,
+        safety: SafetyMode = "optional",
     ) -> None:
         """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward."""
         self._catalog = catalog
@@ -57,7 +62,10 @@ class LocalEngine:
         self._rows_in_flight = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.Future[DrawingLoop] | None = None
-        self._pending: set[asyncio.Future[Result | None]] = set()
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._safety = SafetyRules(assets, safety)
+        self._withheld: set[int] = set()
+        """Jobs whose pictures nobody may see before they were checked."""
         self._problem: str | None = None
         self._stopping = False
         self._opening_since_s: float | None = None
@@ -65,19 +73,31 @@ class LocalEngine:
 
     async def draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
         """See Engine."""
+        self._rows_in_flight += work.request.samples
+        try:
+            how = await self._safety.covering(work.request)
+            if how is None or isinstance(how, Failed):
+                return how or await self._draw(work, report, cancelled)
+            self._withheld.add(work.job_id)
+            outcome = await self._draw(work, report, cancelled)
+            return await self._checked(outcome, how) if isinstance(outcome, Drawn) else outcome
+        finally:
+            self._withheld.discard(work.job_id)
+            self._rows_in_flight -= work.request.samples
+
+    async def _draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
         request = work.request
         if (reason := missing(request)) is not None:
             return Failed(reason)
-        assert isinstance(request, Txt2Img | Img2Img | Inpaint | ControlNet)  # noqa: S101 - the other kinds are missing
+        assert isinstance(request, Txt2Img | Img2Img | Inpaint | ControlNet | Upscale)  # noqa: S101 - the other kinds are missing
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | None] = event_loop.create_future()
-        self._rows_in_flight += request.samples
         self._pending.add(answer)
         try:
             drawing = await self._drawing_loop()
             if drawing is None or self._problem is not None:
                 return Cancelled() if self._stopping else Failed(_BROKEN)
-            from sdapi.pipelines.loop import Ticket
+            from sdapi.pipelines.tickets import Ticket
 
             drawing.submit(
                 Ticket(
@@ -92,14 +112,43 @@ class LocalEngine:
                 )
             )
             result = await answer
-            return Failed(_BROKEN) if result is None else _outcome(result)
+            return Failed(_BROKEN) if result is None else _outcome(result, request)
         finally:
             self._pending.discard(answer)
-            self._rows_in_flight -= request.samples
+
+    async def _checked(self, drawn: Drawn, how: SafetyType) -> Outcome:
+        """The same with what is unsafe covered. A check that can't be made ends the job: nothing leaves unseen."""
+        verdict = await self._verdict(drawn.images)
+        if isinstance(verdict, tuple):
+            return await with_unsafe_covered(drawn, verdict, how)
+        return Cancelled() if self._stopping else Failed(_BROKEN if verdict is None else verdict.reason)
+
+    async def _verdict(self, images: tuple[Image.Image, ...]) -> Verdict | None:
+        """None where the engine is broken."""
+        drawing = await self._drawing_loop()
+        if drawing is None or self._problem is not None:
+            return None
+        event_loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Verdict | None] = event_loop.create_future()
+        self._pending.add(answer)
+        try:
+            drawing.check(images, lambda verdict: _call(event_loop, _settle, answer, verdict))
+            return await answer
+        finally:
+            self._pending.discard(answer)
+
+    async def is_unsafe(self, image: Image.Image) -> bool | None:
+        """See Engine."""
+        if not await self._safety.is_installed():
+            return None
+        verdict = await self._verdict((image,))
+        if isinstance(verdict, tuple):
+            return verdict[0]
+        raise NotAvailable(f"The picture can't be checked: {_BROKEN}." if verdict is None else verdict.reason)
 
     async def preview(self, job_id: int) -> Image.Image | None:
         """See Engine."""
-        if (drawing := self._opened()) is None:
+        if (drawing := self._opened()) is None or job_id in self._withheld:
             return None
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Image.Image | None] = event_loop.create_future()
@@ -142,8 +191,10 @@ class LocalEngine:
         return self._loop.result()
 
     def _size_bytes(self, model_id: str) -> int:
-        """Of its files; 0 for what is no checkpoint."""
+        """Of its files; 0 for what is not there."""
         try:
+            if (upscaler := upscaler_id(model_id)) is not None:
+                return self._assets.get("upscaler", upscaler).size_bytes
             return self._catalog.get(model_id).size_bytes
         except ModelNotFound:
             return 0
@@ -215,12 +266,13 @@ def _refuse(opened: asyncio.Future[DrawingLoop], error: Exception) -> None:
     opened.set_exception(error)
 
 
-def _outcome(result: Result) -> Outcome:
-    from sdapi.pipelines.loop import Pictures, Trouble
+def _outcome(result: Result, asked: AnyRequest) -> Outcome:
+    from sdapi.pipelines.tickets import Pictures, Trouble
 
     match result:
-        case Pictures(images, seconds, scheduler):
-            return Drawn(images, seconds, SchedulerName(scheduler) if scheduler in set(SchedulerName) else None)
+        case Pictures(images, seconds, scheduler, drawn):
+            named = SchedulerName(scheduler) if scheduler in set(SchedulerName) else None
+            return Drawn(images, seconds, named, None if drawn is asked else drawn)
         case Trouble(reason):
             return Failed(reason)
         case _:

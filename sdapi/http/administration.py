@@ -169,7 +169,9 @@ def _is_installed(services: AdministeredServices, model_id: str, kinds: Sequence
     """By its own name: whether another model would draw in its place doesn't count."""
     wanted = model_id.strip()
     has_checkpoint = "checkpoint" in kinds and any(wanted in (one.id, *one.aliases) for one in services.catalog.all())
-    return has_checkpoint or any(wanted == one.id for kind in ASSET_KINDS if kind in kinds for one in services.assets.all(kind))
+    return has_checkpoint or any(
+        wanted in (one.id, *one.aliases) for kind in ASSET_KINDS if kind in kinds for one in services.assets.all(kind)
+    )
 
 
 async def _latest_download(services: AdministeredServices, model_id: str, kinds: Sequence[ModelKind]) -> Download | None:

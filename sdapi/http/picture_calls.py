@@ -11,6 +11,7 @@ from sdapi.dialects import administration as told
 from sdapi.dialects import v3
 from sdapi.dialects.base import rejecting
 from sdapi.domain.errors import JobNotFound, NotAvailable
+from sdapi.domain.safety import NO_CHECKER
 
 from .administered import AdministeredServices, Administrator, Opened
 from .dependencies import Body, Client, PublicUrl
@@ -79,12 +80,15 @@ async def delete_image(services: Opened, client: Client, body: Body) -> JSONResp
 
 
 async def nsfw_image_check(request: Request, services: Opened, client: Client, body: Body, public_url: PublicUrl) -> JSONResponse:
-    """Refused once the picture is known to be one: there is nothing here that could tell, and a guess would be worse."""
+    """Tell by the installed safety checker; refused where there is none, because a guess would be worse."""
     with rejecting():
         read = told.CheckImageBody.model_validate(body)
     await services.quotas.admit(client, path=request.scope["path"], body=body)
-    await services.images.load("init_image", read.init_image, public_url=public_url)
-    raise NotAvailable("This server has no safety checker, so it can't tell: its operator installs a model in models/safety/.")
+    picture = await services.images.load("init_image", read.init_image, public_url=public_url)
+    is_unsafe = await services.engine.is_unsafe(picture)
+    if is_unsafe is None:
+        raise NotAvailable(NO_CHECKER)
+    return JSONResponse(told.picture_checked(read.init_image, is_unsafe=is_unsafe))
 
 
 async def clear_cache(services: Opened, administrator: Administrator) -> JSONResponse:  # noqa: ARG001 - whose key is needed

@@ -17,7 +17,7 @@ _NAMED_AT_MOST = 20
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found."""
+    """What was found, by id: it may be asked for by an alias."""
 
     prompt: str
     """As the client wrote it, without `<lora:name:weight>`."""
@@ -31,23 +31,20 @@ def look_up(asked: Asked, assets: Assets) -> Looked:
 
     A LoRA that is named twice has its last strength, and the prompt has the last word.
     """
-    strengths = dict(zip(asked.lora_models, asked.lora_strengths, strict=True))
-    for name in strengths:
-        _check(assets, "lora", name, field="lora_model", word="LoRA")
+    strengths: dict[str, float] = {}
+    for name, strength in zip(asked.lora_models, asked.lora_strengths, strict=True):
+        strengths[_id_of(assets, "lora", name, field="lora_model", word="LoRA")] = strength
     prompt = asked.prompt
     if asked.kind != "upscale":
         for name, strength in _tagged(asked.prompt):
-            _check(assets, "lora", name, field="prompt", word="LoRA")
-            strengths[name] = strength
+            strengths[_id_of(assets, "lora", name, field="prompt", word="LoRA")] = strength
         prompt = _TAG.sub("", asked.prompt).strip() if _TAG.search(asked.prompt) else asked.prompt
     if len(strengths) > MAX_LORAS:
         raise InvalidRequest.of("lora_model", f"At most {MAX_LORAS} LoRAs can be used at once.")
-    for name in asked.embeddings:
-        _check(assets, "embedding", name, field="embeddings_model", word="textual inversion")
-    if asked.vae is not None:
-        _check(assets, "vae", asked.vae, field="vae", word="VAE")
+    embeddings = tuple(_id_of(assets, "embedding", name, field="embeddings_model", word="textual inversion") for name in asked.embeddings)
+    vae = None if asked.vae is None else _id_of(assets, "vae", asked.vae, field="vae", word="VAE")
     loras = tuple(LoraUse(id=name, strength=strength) for name, strength in strengths.items())
-    return Looked(prompt, loras, tuple(dict.fromkeys(asked.embeddings)), asked.vae)
+    return Looked(prompt, loras, tuple(dict.fromkeys(embeddings)), vae)
 
 
 def _tagged(prompt: str) -> Iterable[tuple[str, float]]:
@@ -63,9 +60,9 @@ def _tagged(prompt: str) -> Iterable[tuple[str, float]]:
         yield tag["name"].strip(), strength
 
 
-def _check(assets: Assets, kind: AssetKind, name: str, *, field: str, word: str) -> None:
+def _id_of(assets: Assets, kind: AssetKind, name: str, *, field: str, word: str) -> str:
     try:
-        assets.get(kind, name)
+        return assets.get(kind, name).id
     except ModelNotFound as error:
         more = ", ..." if len(error.available) > _NAMED_AT_MOST else "."
         there_are = f"There are: {', '.join(error.available[:_NAMED_AT_MOST])}{more}"

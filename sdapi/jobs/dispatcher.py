@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from threading import Event
@@ -21,16 +21,15 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from sdapi.catalog import Catalog
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
-from sdapi.png import encode_png, parameters_text
+from sdapi.png import encode_png
 from sdapi.storage import Storage
 
 from .board import JobBoard
 from .endings import Endings
+from .png_texts import PngTexts
 from .repository import JobRepository
 
 _log = logging.getLogger(__name__)
@@ -58,10 +57,9 @@ class Dispatcher:
         sessions: async_sessionmaker[AsyncSession],
         engine: Engine,
         storage: Storage,
-        catalog: Catalog,
         board: JobBoard,
         times: DispatchTimes,
-        png_metadata: bool,
+        png_texts: PngTexts,
         endings: Endings,
         on_end: Callable[[Job], None],
         now: Callable[[], datetime],
@@ -70,10 +68,9 @@ class Dispatcher:
         self._sessions = sessions
         self._engine = engine
         self._storage = storage
-        self._catalog = catalog
         self._board = board
         self._times = times
-        self._png_metadata = png_metadata
+        self._png_texts = png_texts
         self._endings = endings
         self._on_end = on_end
         self._now = now
@@ -174,6 +171,7 @@ class Dispatcher:
                 self._preparing -= job.request.samples
             outcome = await self._engine.draw(work, lambda progress: self._board.report(job.id, progress), cancelled)
             if isinstance(outcome, Drawn):
+                job = job if outcome.request is None else replace(job, request=outcome.request)
                 # Asked before they are stored: should the bucket change meanwhile, the former one is read from, too.
                 files_url = await self._storage.public_base()
                 await self._store(job, outcome)
@@ -193,29 +191,27 @@ class Dispatcher:
         return await asyncio.to_thread(lambda: Image.open(io.BytesIO(data)).convert(mode))
 
     async def _store(self, job: Job, drawn: Drawn) -> None:
-        texts = await self._png_texts(job, drawn)
+        texts = await self._png_texts.of(job, drawn)
         for name, image, text in zip(job.output_names, drawn.images, texts, strict=True):
             data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
             if name.endswith(".base64"):
                 data = await asyncio.to_thread(base64.b64encode, data)
             await self._storage.save(name, data)
 
-    async def _png_texts(self, job: Job, drawn: Drawn) -> list[str | None]:
-        """What each picture's file says of how it was made."""
-        if not self._png_metadata or not isinstance(job.request, Txt2Img | Img2Img | Inpaint | ControlNet):
-            return [None] * len(drawn.images)
-        request = job.request.model_copy(update={"scheduler": drawn.scheduler})
-        model_hash = await asyncio.to_thread(lambda: self._catalog.hash_of(self._catalog.get(request.checkpoint)))
-        seeds = ((request.seed + index) % 2**32 for index in range(len(drawn.images)))
-        return [parameters_text(request, seed=seed, model=request.checkpoint, model_hash=model_hash) for seed in seeds]
-
     async def _record(self, job: Job, outcome: Drawn | Failed | Cancelled, files_url: str | None) -> None:
         ended: Job | None = None
         async with self._sessions.begin() as session:
             repository = JobRepository(session)
             match outcome:
-                case Drawn(seconds=seconds):
-                    ended = await repository.finish(job.id, self._worker, now=self._now(), generation_time_s=seconds, files_url=files_url)
+                case Drawn(seconds=seconds, unsafe=unsafe):
+                    ended = await repository.finish(
+                        job.id,
+                        self._worker,
+                        now=self._now(),
+                        generation_time_s=seconds,
+                        files_url=files_url,
+                        is_unsafe=None if unsafe is None else any(unsafe),
+                    )
                 case Failed(reason):
                     ended = await repository.fail(job.id, self._worker, reason, now=self._now())
                 case Cancelled() if self._giving_up:

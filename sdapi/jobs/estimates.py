@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Text2Video, Txt2Img, Upscale
+from sdapi.domain.highres import STRENGTH, first_size
+from sdapi.domain.joined_prompts import joined
+from sdapi.domain.models_in_memory import upscaler_entry
+from sdapi.domain.windows import window_starts
 
 _UNIT_FORWARDS: Final = 4
 """Forwards at 512 x 512 that make one unit of cost."""
@@ -14,10 +18,8 @@ _DECODE_STEPS: Final = 1.6
 """Decoding costs about as much as so many guided steps (SD 1.5: 2.5 TFLOP against 1.6)."""
 _CONTROL_SHARE: Final = 0.35
 """A control net is a copy of the UNet's encoder: about so much of a forward."""
-_HIGHRES_FACTOR: Final = 1.5
-"""A second pass at full size over most of the steps, after a smaller one."""
-_SELF_ATTENTION_FACTOR: Final = 1.5
-"""Self-attention guidance predicts a third time, beside the guided pair."""
+_HIGHRES_FIRST_PX: Final = 512
+"""The side of the first drawing of the high-resolution fix, as most models have it."""
 _UPSCALE_COST: Final = 2.75
 """Of 512 x 512 input pixels through the usual upscaler (17 million weights at every pixel: 8.8 TFLOP)."""
 _FACE_COST: Final = 1.0
@@ -25,7 +27,7 @@ _VIDEO_FRAMES_PER_S: Final = 8
 _TEMPORAL_FACTOR: Final = 1.3
 """Layers across frames, on top of the layers within each."""
 _WINDOW_PX: Final = 512
-_WINDOW_STRIDE_PX: Final = 64
+"""The side of a panorama's windows, as most models have it; that of others costs about the same in all."""
 
 _TWO_FORWARDS_A_STEP: Final = frozenset({SchedulerName.HEUN, SchedulerName.KDPM2, SchedulerName.KDPM2_ANCESTRAL, SchedulerName.KARRAS_VE})
 
@@ -72,7 +74,7 @@ def shape_of(request: AnyRequest) -> Shape:
         case Upscale():
             area = _area(request.width, request.height)
             cost = _UPSCALE_COST * area + (_FACE_COST if request.face_enhance else 0)
-            return Shape(request.upscaler, f"upscale {request.upscaler}", 1, 1, cost, 0.0, area, shares=False)
+            return Shape(upscaler_entry(request.upscaler), f"upscale {request.upscaler}", 1, 1, cost, 0.0, area, shares=False)
         case _:
             assert_never(request)
 
@@ -91,23 +93,26 @@ def _drawing(
     with_nets: Sequence[str] = (),
 ) -> Shape:
     area = _area(request.width, request.height)
-    halves = 2 if request.guidance_scale > 1 else 1
+    prompts = len(joined(request.prompt))
+    halves = prompts + (request.guidance_scale > 1 or prompts > 1) + request.self_attention
     if request.scheduler in _TWO_FORWARDS_A_STEP:
         factor *= 2
-    if request.self_attention:
-        factor *= _SELF_ATTENTION_FACTOR
+    drawn_area = _area_of_windows(request.width, request.height) if request.panorama else area
     if request.highres_fix:
-        factor *= _HIGHRES_FACTOR
-    drawn_area = _windows(request.width, request.height) if request.panorama else area
-    shares = not (request.panorama or request.self_attention or isinstance(request, Text2Video))
-    key = " ".join((request.checkpoint, f"{request.width}x{request.height}", *with_nets, *(() if shares else (request.kind, "alone"))))
+        first, second = steps, _steps_from(steps, STRENGTH)
+        first_area = _area(*first_size(request.width, request.height, native_px=_HIGHRES_FIRST_PX))
+        steps = first + second
+        drawn_area = (first * first_area + second * area) / steps
+    shares = not isinstance(request, Text2Video)
+    apart = ("panorama" * request.panorama, "merging" * request.token_merging, "" if shares else f"{request.kind} alone")
+    key = " ".join((request.checkpoint, f"{request.width}x{request.height}", *with_nets, *filter(None, apart)))
     return Shape(
         model=request.checkpoint,
         key=key,
         rows=request.samples,
         steps=steps,
         step_cost=frames * drawn_area * halves * factor / _UNIT_FORWARDS,
-        end_cost=frames * area * (2 * _DECODE_STEPS / _UNIT_FORWARDS + _UPSCALE_COST * (request.upscale > 1)),
+        end_cost=frames * area * (2 * _DECODE_STEPS / _UNIT_FORWARDS + _UPSCALE_COST * (request.upscale > 0)),
         area=frames * area,
         shares=shares,
     )
@@ -121,8 +126,7 @@ def _steps_from(steps: int, strength: float) -> int:
     return max(1, int(steps * strength))
 
 
-def _windows(width: int, height: int) -> int:
-    """How many overlapping windows of 512 x 512 a panorama is drawn in."""
-    across = (max(0, width - _WINDOW_PX) // _WINDOW_STRIDE_PX) + 1
-    down = (max(0, height - _WINDOW_PX) // _WINDOW_STRIDE_PX) + 1
-    return across * down
+def _area_of_windows(width: int, height: int) -> float:
+    """Of all windows a panorama is drawn in, together."""
+    across, down = min(width, _WINDOW_PX), min(height, _WINDOW_PX)
+    return len(window_starts(width, across, wraps=True)) * len(window_starts(height, down, wraps=False)) * _area(across, down)

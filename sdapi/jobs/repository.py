@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from sdapi.db.tables import JobOutputRow, JobRow
-from sdapi.domain.generation import GENERATION_JSON
+from sdapi.domain.generation import GENERATION_JSON, AnyRequest
 from sdapi.domain.job import Job, JobStatus, NewJob
 
 from .fairness import next_in_turn
@@ -133,10 +133,17 @@ class JobRepository:
         return {job_id for job_id, cancel_requested in rows if cancel_requested}
 
     async def finish(
-        self, job_id: int, worker: str, *, now: datetime, generation_time_s: float, files_url: str | None = None
+        self,
+        job_id: int,
+        worker: str,
+        *,
+        now: datetime,
+        generation_time_s: float,
+        files_url: str | None = None,
+        is_unsafe: bool | None = None,
     ) -> Job | None:
         """Running to succeeded; None where `worker` does not run it any more."""
-        values = {"finished_at": now, "generation_time_s": generation_time_s, "files_url": files_url}
+        values = {"finished_at": now, "generation_time_s": generation_time_s, "files_url": files_url, "is_unsafe": is_unsafe}
         return await self._end(job_id, worker, status=JobStatus.SUCCEEDED, **values)
 
     async def fail(self, job_id: int, worker: str, reason: str, *, now: datetime) -> Job | None:
@@ -292,4 +299,5 @@ def _job(row: JobRow) -> Job:
         webhook_url=row.webhook_url,
         is_temporary=row.is_temporary,
         files_url=row.files_url,
+        is_unsafe=row.is_unsafe,
     )

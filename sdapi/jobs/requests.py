@@ -6,53 +6,88 @@ import asyncio
 import io
 import secrets
 import uuid
+from dataclasses import replace
 from typing import Any, assert_never
 
 from PIL import Image
 
-from sdapi.catalog import Assets, Catalog, Checkpoint
+from sdapi.catalog import UNET_FAMILIES, Assets, Catalog, Checkpoint
 from sdapi.dialects.base import Asked, Picture, PictureRole
+from sdapi.domain.families import DEFAULT_GUIDANCE
 from sdapi.domain.generation import MAX_STEPS, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
+from sdapi.domain.joined_prompts import around_each
+from sdapi.domain.safety import SafetyMode
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
 from .additions_check import Looked, look_up
 from .control_check import check_control
-
-DEFAULT_UPSCALER = "realesr-general-x4v3"
-"""What the hosted services took where none was named."""
+from .family_check import suited_to_family
+from .highres_check import check_highres
+from .panorama_check import check_panorama
+from .prompt_check import check_prompt
+from .safety_check import choose_safety
+from .upscaler_check import DEFAULT_UPSCALER, check_size, choose_upscaler
 
 
 class RequestBuilder:
     """Turns `Asked` into a domain request. Whatever is wrong ends here, and then nothing is left behind."""
 
-    def __init__(self, *, catalog: Catalog, assets: Assets, images: RemoteImages, storage: Storage, default_model: str) -> None:
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        assets: Assets,
+        images: RemoteImages,
+        storage: Storage,
+        default_model: str,
+        merges_tokens_by_default: bool = False,
+        safety: SafetyMode = "optional",
+    ) -> None:
         self._catalog = catalog
         self._assets = assets
         self._images = images
         self._storage = storage
         self._default_model = default_model
+        self._merges_tokens_by_default = merges_tokens_by_default
+        self._safety: SafetyMode = safety
 
     def model_id(self, asked: Asked) -> str:
-        """The model's id or alias as the client knows it."""
-        return asked.model_id or (DEFAULT_UPSCALER if asked.kind == "upscale" else self._default_model)
+        """The id or alias of the checkpoint as the client knows it."""
+        return asked.model_id or self._default_model
 
     async def build(self, asked: Asked, *, public_url: str) -> AnyRequest:
-        """Raises ModelNotFound, InvalidRequest, ImageRefused; input pictures that were stored by then are removed again."""
+        """Raises ModelNotFound, InvalidRequest, NotAvailable, ImageRefused; input pictures that were stored by then are removed again."""
         checkpoint = None if asked.kind == "upscale" else await asyncio.to_thread(self._catalog.get, self.model_id(asked))
         looked = await asyncio.to_thread(look_up, asked, self._assets)
-        await asyncio.to_thread(check_control, asked, self._assets)
+        net_ids = await asyncio.to_thread(check_control, asked, self._assets)
+        upscaler = await asyncio.to_thread(choose_upscaler, asked, self._assets)
+        safety = await asyncio.to_thread(choose_safety, asked, self._assets, self._safety)
+        if checkpoint is not None:
+            check_highres(asked, checkpoint)
+            check_panorama(asked)
+            check_prompt(asked, checkpoint)
+            named = replace(asked, controlnet_models=net_ids)
+            # Once before any picture is fetched, for what can be refused without.
+            self._drawing(named, checkpoint, {picture.role: "" for picture in asked.pictures}, looked, upscaler)
         stored: dict[PictureRole, str] = {}
         try:
             sizes: dict[PictureRole, tuple[int, int]] = {}
             for picture in asked.pictures:
                 stored[picture.role], sizes[picture.role] = await self._store(picture, asked, public_url)
             if checkpoint is None:
-                return _upscale(asked, self.model_id(asked), stored, sizes)
-            return _drawing(asked, checkpoint, stored, looked)
+                return _upscale(asked, upscaler, stored, sizes).model_copy(update={"safety": safety})
+            return self._drawing(named, checkpoint, stored, looked, upscaler).model_copy(update={"safety": safety})
         except BaseException:
             await self.discard(stored.values())
             raise
+
+    def _drawing(
+        self, asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str], looked: Looked, upscaler: str | None
+    ) -> AnyRequest:
+        merges_tokens = self._merges_tokens_by_default if asked.token_merging is None else asked.token_merging
+        drawing = _drawing(asked, checkpoint, stored, looked, merges_tokens=merges_tokens, upscaler=upscaler)
+        return suited_to_family(drawing, checkpoint)
 
     async def discard(self, names: Any) -> None:
         """Remove input pictures that no row will ever lead retention to."""
@@ -67,19 +102,28 @@ class RequestBuilder:
         return name, size
 
 
-def _upscale(asked: Asked, model_id: str, stored: dict[PictureRole, str], sizes: dict[PictureRole, tuple[int, int]]) -> Upscale:
+def _upscale(asked: Asked, upscaler: str | None, stored: dict[PictureRole, str], sizes: dict[PictureRole, tuple[int, int]]) -> Upscale:
     width, height = sizes["init_image"]
+    check_size(asked, width, height)
     return Upscale(
         init_image=stored["init_image"],
         width=width,
         height=height,
         scale=asked.scale,
-        upscaler=model_id,
+        upscaler=upscaler or DEFAULT_UPSCALER,
         face_enhance=asked.face_enhance,
     )
 
 
-def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str], looked: Looked) -> AnyRequest:
+def _drawing(
+    asked: Asked,
+    checkpoint: Checkpoint,
+    stored: dict[PictureRole, str],
+    looked: Looked,
+    *,
+    merges_tokens: bool,
+    upscaler: str | None,
+) -> AnyRequest:
     common: dict[str, object] = {
         "checkpoint": checkpoint.id,
         "prompt": _prompt(asked, checkpoint, looked.prompt),
@@ -89,7 +133,7 @@ def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str
         "seed": secrets.randbits(32) if asked.seed is None else asked.seed,
         "samples": asked.samples,
         "steps": min(asked.steps or checkpoint.steps or asked.default_steps, MAX_STEPS),
-        "guidance_scale": asked.guidance_scale or checkpoint.guidance_scale or 7.5,
+        "guidance_scale": asked.guidance_scale or checkpoint.guidance_scale or DEFAULT_GUIDANCE[checkpoint.family],
         "scheduler": asked.scheduler,
         "use_karras_sigmas": asked.use_karras_sigmas,
         "algorithm_type": asked.algorithm_type,
@@ -99,9 +143,11 @@ def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str
         "vae": looked.vae,
         "panorama": asked.panorama,
         "self_attention": asked.self_attention,
+        "token_merging": merges_tokens and checkpoint.family in UNET_FAMILIES,
         "highres_fix": asked.highres_fix,
         "multi_lingual": asked.multi_lingual,
         "upscale": asked.upscale,
+        "upscaler": upscaler,
     }
     match asked.kind:
         case "txt2img":
@@ -129,9 +175,12 @@ def _drawing(asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str
 
 
 def _prompt(asked: Asked, checkpoint: Checkpoint, prompt: str) -> str:
-    """Trigger words first, enhancement words last."""
-    triggered = f"{checkpoint.trigger} {prompt}" if checkpoint.trigger else prompt
-    return f"{triggered}, {checkpoint.enhance}" if asked.enhance_prompt and checkpoint.enhance else triggered
+    """Trigger words first, enhancement words last; in each of the prompts that AND joins."""
+    before = f"{checkpoint.trigger} " if checkpoint.trigger else ""
+    after = f", {checkpoint.enhance}" if asked.enhance_prompt and checkpoint.enhance else ""
+    if checkpoint.family not in UNET_FAMILIES:
+        return f"{before}{prompt}{after}"
+    return around_each(prompt, before=before, after=after)
 
 
 def _negative_prompt(asked: Asked, checkpoint: Checkpoint) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.dialects.base import Asked, Dialect
 from sdapi.domain.errors import JobNotFound, QueueFull
-from sdapi.domain.generation import AnyRequest
+from sdapi.domain.generation import AnyRequest, Upscale
 from sdapi.domain.job import DialectName, Job, NewJob
 from sdapi.domain.progress import Progress
 from sdapi.quotas import Quotas
@@ -212,7 +212,8 @@ class JobService:
 
     def _new_job(self, asked: Asked, call: Call, request: AnyRequest) -> NewJob:
         token = str(uuid.uuid4())
-        told: dict[str, JsonValue] = {"endpoint": asked.endpoint, "model_id": self._requests.model_id(asked), "file_prefix": token}
+        model_id = request.upscaler if isinstance(request, Upscale) else self._requests.model_id(asked)
+        told: dict[str, JsonValue] = {"endpoint": asked.endpoint, "model_id": model_id, "file_prefix": token}
         return NewJob(
             client_id=call.client.id,
             dialect=call.dialect,

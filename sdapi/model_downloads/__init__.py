@@ -4,7 +4,7 @@ from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
 
 from .adding import Added, LocalModel, add_model
 from .download import Download, DownloadFailed, DownloadStatus, NewDownload
-from .removal import remove_annotator, remove_model
+from .removal import remove_hand_placed, remove_model, remove_safety_checker
 from .service import DownloadSources, DownloadTimes, ModelDownloads, OnEnd
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "NewDownload",
     "OnEnd",
     "add_model",
-    "remove_annotator",
+    "remove_hand_placed",
     "remove_model",
+    "remove_safety_checker",
 ]

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdapi.catalog import EMBEDDED_ID, KIND_FOLDERS, embedded_asset_ids
-from sdapi.catalog.annotators import FOLDER as ANNOTATORS
+from sdapi.catalog.inventory import HAND_PLACED, InventoryKind
+from sdapi.catalog.safety import FOLDER as SAFETY
 from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
 from sdapi.domain.errors import InvalidRequest, ModelNotFound, NotAvailable
 
@@ -47,13 +48,22 @@ def remove_model(models_dir: Path, model_id: str, kinds: Collection[ModelKind] =
 
 def remove_annotator(models_dir: Path, name: str) -> None:
     """Remove the folder of the annotator of that name. Blocks. Raises ModelNotFound, and NotAvailable as `remove_model`."""
-    folder = models_dir / ANNOTATORS
+    _remove_folder(models_dir, ANNOTATORS, name)
+
+
+def remove_safety_checker(models_dir: Path, name: str) -> None:
+    """The same of a safety checker."""
+    _remove_folder(models_dir, SAFETY, name)
+
+
+def _remove_folder(models_dir: Path, kind_folder: str, name: str) -> None:
+    folder = models_dir / kind_folder
     try:
         places = [path for path in folder.iterdir() if path.name == name] if folder.is_dir() else []
         for path in places:
             put_away(models_dir, path)
     except OSError as refusal:
-        raise NotAvailable(f"The annotator can't be deleted: {refusal.strerror}.") from refusal
+        raise NotAvailable(f"The model can't be deleted: {refusal.strerror}.") from refusal
     if not places:
         raise ModelNotFound(name, ())
 

@@ -1,4 +1,7 @@
-"""Control maps from pictures, without weights: outlines, lines, colours. numpy and OpenCV, no torch."""
+"""Control maps from pictures, without weights: outlines, lines, colours. numpy and OpenCV, no torch.
+
+Those that need a trained annotator, or are better for one, come from `trained_maps/`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from sdapi.domain.control_maps import ControlMap
 Map = NDArray[np.float32]
 """(height, width, 3): what a control net is shown, 0 to 1; -1 where the picture is missing."""
 
-_Rgb = NDArray[np.uint8]
+Rgb = NDArray[np.uint8]
+"""(height, width, 3)."""
 _Grey = NDArray[np.uint8]
 
 _CANNY_LOW, _CANNY_HIGH = 100, 200
@@ -30,7 +34,7 @@ def control_map(kind: ControlMap | None, picture: Image.Image, *, seed: int, mas
 
     `seed` matters to shuffle only; `mask` (L, of the same size, white is missing) to inpaint only.
     """
-    rgb: _Rgb = np.asarray(picture.convert("RGB"))
+    rgb = rgb_of(picture)
     match kind:
         case None | ControlMap.QRCODE:
             return _scaled(rgb)
@@ -50,8 +54,17 @@ def control_map(kind: ControlMap | None, picture: Image.Image, *, seed: int, mas
             return _scaled(_without_detail(rgb))
         case ControlMap.INPAINT:
             return _with_holes(rgb, mask)
+        case (
+            ControlMap.HED | ControlMap.DEPTH | ControlMap.NORMAL | ControlMap.SEGMENTATION | ControlMap.OPENPOSE | ControlMap.FACE_DETECTOR
+        ):
+            raise ValueError(f"a map of the kind {kind} is made by a trained annotator")
         case _:
             assert_never(kind)
+
+
+def rgb_of(picture: Image.Image) -> Rgb:
+    """Its pixels."""
+    return np.asarray(picture.convert("RGB"))
 
 
 def _scaled(rgb: NDArray[Any]) -> Map:
@@ -62,21 +75,21 @@ def _from_grey(grey: _Grey) -> Map:
     return _scaled(np.repeat(grey[:, :, None], 3, axis=2))
 
 
-def _grey(rgb: _Rgb) -> _Grey:
+def _grey(rgb: Rgb) -> _Grey:
     import cv2
 
     grey: Any = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     return np.asarray(grey, dtype=np.uint8)
 
 
-def _canny(rgb: _Rgb) -> _Grey:
+def _canny(rgb: Rgb) -> _Grey:
     import cv2
 
     edges: Any = cv2.Canny(rgb, _CANNY_LOW, _CANNY_HIGH)
     return np.asarray(edges, dtype=np.uint8)
 
 
-def _strokes(rgb: _Rgb) -> _Grey:
+def _strokes(rgb: Rgb) -> _Grey:
     """Difference of Gaussians, cut at a threshold: what is darker than its surroundings becomes a stroke."""
     import cv2
 
@@ -87,7 +100,7 @@ def _strokes(rgb: _Rgb) -> _Grey:
     return np.where(2 * darker > _STROKE_THRESHOLD, 255, 0).astype(np.uint8)
 
 
-def _soft_edges(rgb: _Rgb) -> _Grey:
+def _soft_edges(rgb: Rgb) -> _Grey:
     """Sobel's gradient of a slightly blurred picture; the strongest edge becomes white, however low the contrast."""
     import cv2
 
@@ -98,7 +111,7 @@ def _soft_edges(rgb: _Rgb) -> _Grey:
     return np.asarray(strength / max(float(strength.max()), 16.0) * 255, dtype=np.uint8)
 
 
-def _fine_lines(rgb: _Rgb) -> _Grey:
+def _fine_lines(rgb: Rgb) -> _Grey:
     """What is darker than a wide surrounding, weighed so that the usual line is middle grey."""
     import cv2
 
@@ -110,7 +123,7 @@ def _fine_lines(rgb: _Rgb) -> _Grey:
     return np.asarray((darker / usual * 127).clip(0, 255), dtype=np.uint8)
 
 
-def _straight_lines(rgb: _Rgb) -> _Grey:
+def _straight_lines(rgb: Rgb) -> _Grey:
     import cv2
 
     found: Any = cv2.createLineSegmentDetector().detect(_grey(rgb))[0]
@@ -122,7 +135,7 @@ def _straight_lines(rgb: _Rgb) -> _Grey:
     return canvas
 
 
-def _shuffled(rgb: _Rgb, seed: int) -> NDArray[Any]:
+def _shuffled(rgb: Rgb, seed: int) -> NDArray[Any]:
     """Every pixel takes the colour of another place, by two smooth random fields."""
     import cv2
 
@@ -145,7 +158,7 @@ def _smooth_noise(draws: np.random.Generator, height: int, width: int) -> NDArra
     return (field / max(float(field.max()), 1e-6)).astype(np.float32)
 
 
-def _without_detail(rgb: _Rgb) -> NDArray[Any]:
+def _without_detail(rgb: Rgb) -> NDArray[Any]:
     import cv2
 
     height, width = rgb.shape[:2]
@@ -153,7 +166,7 @@ def _without_detail(rgb: _Rgb) -> NDArray[Any]:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def _with_holes(rgb: _Rgb, mask: Image.Image | None) -> Map:
+def _with_holes(rgb: Rgb, mask: Image.Image | None) -> Map:
     picture = _scaled(rgb)
     if mask is not None:
         picture[np.asarray(mask.convert("L")) >= _WHITE_FROM] = -1.0

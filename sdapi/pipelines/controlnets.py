@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sdapi.catalog import ModelBroken
 
 from .annotators import Map
 
-_ARCHITECTURE = ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+_ARCHITECTURE = ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim", "addition_embed_type")
 """In which a control net equals the UNet it was made from."""
 _OUTERMOST = 0.1
 """What guess mode leaves of the outermost level; the innermost keeps all (ControlNet's own code)."""
@@ -48,9 +48,14 @@ class ControlNetwork:
         encoded: Tensor = self._hint_encoder(pixels.flip(1) if self._reads_bgr else pixels)
         return encoded
 
-    def residuals(self, inputs: Tensor, timesteps: Tensor, contexts: Tensor, hints: Tensor) -> list[Tensor]:
-        """What it adds to the UNet's levels, outermost first and the middle last; all arguments have one entry per sample."""
-        down, mid = self._network(inputs, timesteps, contexts, hints, return_dict=False)
+    def residuals(
+        self, inputs: Tensor, timesteps: Tensor, contexts: Tensor, hints: Tensor, conditions: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """What it adds to the UNet's levels, outermost first and the middle last; all arguments have one entry per sample.
+
+        `conditions` are what Stable Diffusion XL is told beside the tokens, by their names in diffusers.
+        """
+        down, mid = self._network(inputs, timesteps, contexts, hints, added_cond_kwargs=conditions, return_dict=False)
         return [*down, mid]
 
 
@@ -86,7 +91,9 @@ class Sample:
     """The half without the prompt, of a row that has both."""
 
 
-def joint_residuals(samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor, contexts: Tensor) -> list[Tensor] | None:
+def joint_residuals(
+    samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor, contexts: Tensor, conditions: Mapping[str, Tensor] | None = None
+) -> list[Tensor] | None:
     """What is added to the UNet's levels, one entry per sample: zeros for samples nobody leads. None when nobody leads any.
 
     `inputs` is (samples, 4, h, w). Every net runs once, over the samples it leads, whatever their scales.
@@ -100,7 +107,8 @@ def joint_residuals(samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor
     for network, leads in led.items():
         places = torch.tensor([place for place, _ in leads], device=inputs.device)
         hints = torch.cat([control.hint for _, control in leads])
-        levels = network.residuals(inputs[places], timesteps[places], contexts[places], hints)
+        theirs = None if conditions is None else {name: each[places] for name, each in conditions.items()}
+        levels = network.residuals(inputs[places], timesteps[places], contexts[places], hints, theirs)
         scales = torch.tensor([control.level_scales(len(levels)) for _, control in leads], device=inputs.device, dtype=inputs.dtype)
         added = [_spread(level * scale[:, None, None, None], places, len(samples)) for level, scale in zip(levels, scales.T, strict=True)]
         # Nets that tell of the whole picture have one value a channel; sums stretch that over the places.

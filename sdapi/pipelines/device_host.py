@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
+import sys
 import warnings
 from dataclasses import dataclass
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 
-from sdapi.catalog import Assets, Catalog, ModelBroken
+from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
 from sdapi.domain.errors import ModelNotFound
 
 from .controlnets import ControlNetwork
 from .families.unet import UnetModel
-from .loader import load_controlnet, load_sd1
-from .loop import DrawingLoop, Model
+from .families.whole import WholeModel
+from .loader import load_checkpoint, load_controlnet
+from .loop import DrawingLoop
+from .memory import Memory
+from .models import Model
 from .residency import Residency
+from .safety_stage import SafetyStage
+from .trained_maps.shelf import AnnotatorShelf
+from .translations import Translations
+from .upscalers.loading import load_upscaler
+from .upscalers.model import UpscalerModel
+from .whole_loader import load_whole
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +58,18 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     # numpy 2 warns of diffusers' schedulers at every step; nothing an operator could do about it.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"diffusers\..*")
 
+    # Its pipelines put what they cut off of a prompt into the log.
+    diffusers_logging.set_verbosity_error()
+
+    memory = Memory(options.model_cache_bytes)
+    annotators = AnnotatorShelf(assets.annotators, memory, device=device)
+
     def load(model_id: str) -> Model:
-        return UnetModel(model_id, load_sd1(catalog.get(model_id), device=device, dtype=dtype), assets)
+        checkpoint = catalog.get(model_id)
+        if checkpoint.family in WHOLE_FAMILIES:
+            whole = load_whole(checkpoint, device=device, dtype=dtype, is_dtype_chosen=options.dtype != "auto")
+            return WholeModel(model_id, checkpoint.family, whole)
+        return UnetModel(model_id, load_checkpoint(checkpoint, device=device, dtype=dtype), assets, memory, annotators)
 
     def load_net(net_id: str) -> ControlNetwork:
         try:
@@ -56,14 +78,27 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
             raise ModelBroken(net_id, f"There is no control net named {net_id!r} any more.") from error
         return ControlNetwork(net_id, load_controlnet(asset, device=device, dtype=dtype))
 
+    # Eight bits of a bfloat16 are as many as a colour has: rounding would show.
+    picture_dtype = torch.float16 if device.type == "cuda" and dtype != torch.float32 else torch.float32
+
+    def load_an_upscaler(upscaler_id: str) -> UpscalerModel:
+        try:
+            asset = assets.get("upscaler", upscaler_id)
+        except ModelNotFound as error:
+            raise ModelBroken(upscaler_id, f"There is no upscaler named {upscaler_id!r} any more.") from error
+        return load_upscaler(asset, device=device, dtype=picture_dtype)
+
     # SD 1.x at 512 px gains from 8 to 16 rows on a GPU; on CPU cores a larger batch only makes newcomers wait longer.
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
     _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(dtype), "threads": torch.get_num_threads()})
     return DrawingLoop(
-        Residency(load, budget_bytes=options.model_cache_bytes),
+        Residency(load, memory),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
-        control_nets=Residency(load_net, budget_bytes=options.model_cache_bytes),
+        control_nets=Residency(load_net, memory),
+        upscalers=Residency(load_an_upscaler, memory),
+        translations=Translations(assets.translators, memory, device=device, dtype=picture_dtype),
+        safety=SafetyStage(assets.safety, memory, device=device),
         release_memory=_release_memory,
     )
 
@@ -72,3 +107,6 @@ def _release_memory() -> None:
     gc.collect()  # diffusers' networks refer to themselves in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    # The C library keeps what was freed for its next allocations; models are loaded in pieces of which few would fit in there.
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

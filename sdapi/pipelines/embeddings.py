@@ -6,7 +6,7 @@ The tokenizer and the embedding table, which all pictures share, never learn of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from sdapi.catalog import Asset, Refused
+from sdapi.domain.joined_prompts import around_each
 
 _A1111_NAME = "emb_params"
-_SDXL_NAMES = frozenset({"clip_l", "clip_g"})
+_SDXL_NAMES = ("clip_l", "clip_g")
+"""Of the first and of the second text encoder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +31,13 @@ class Embedding:
     """Tells files apart that bore one name after the other."""
     words: tuple[str, ...]
     """What a prompt calls it: its id, its trigger, the token it was trained as."""
-    vectors: Tensor
-    """(vectors, hidden size), on the encoder's device and in its dtype."""
+    vectors: tuple[Tensor, ...]
+    """For each of the model's text encoders (vectors, hidden size), on its device and in its dtype."""
 
     @property
     def size_bytes(self) -> int:
         """What the vectors take."""
-        return self.vectors.nbytes
+        return sum(vectors.nbytes for vectors in self.vectors)
 
     @property
     def is_negative(self) -> bool:
@@ -44,35 +46,52 @@ class Embedding:
 
 
 class EmbeddingReader:
-    """Reads textual inversions for one text encoder."""
+    """Reads textual inversions for one model's text encoders."""
 
-    def __init__(self, text_encoder: Any) -> None:
-        table: nn.Embedding = text_encoder.get_input_embeddings()
-        self._hidden = table.embedding_dim
-        self._room = int(text_encoder.config.max_position_embeddings) - 2
-        self._table = table
+    def __init__(self, *text_encoders: Any) -> None:
+        """One encoder, or the two of Stable Diffusion XL."""
+        self._tables: list[nn.Embedding] = [text_encoder.get_input_embeddings() for text_encoder in text_encoders]
+        self._room = int(text_encoders[0].config.max_position_embeddings) - 2
 
     def read(self, asset: Asset) -> Embedding:
-        """A1111's `emb_params` or diffusers' `learned_embeds`. Raises Refused where it doesn't fit, and what safetensors raises."""
+        """A1111's `emb_params`, diffusers' `learned_embeds`, or the pair of `clip_l` and `clip_g`.
+
+        Raises Refused where it doesn't fit, and what safetensors raises.
+        """
         (file,) = asset.weights
         tensors = safetensors.torch.load_file(file)
-        if not _SDXL_NAMES.isdisjoint(tensors):
+        names, token = self._names_in(tensors)
+        found = [tensors.get(name, torch.empty(0)) for name in names]
+        vectors = tuple(self._fitted(one, table) for one, table in zip(found, self._tables, strict=True))
+        words = tuple(filter(None, (asset.id, asset.trigger, token)))
+        return Embedding(f"{asset.id}@{asset.modified_at.isoformat()}", words, vectors)
+
+    def _names_in(self, tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], str]:
+        """The tensor for each text encoder, and the token they were trained as, if they tell."""
+        is_pair = not set(_SDXL_NAMES).isdisjoint(tensors)
+        if len(self._tables) == 2:
+            if not tensors.keys() >= set(_SDXL_NAMES):
+                raise Refused("It has no vectors for each of Stable Diffusion XL's two text encoders; it was made for another family.")
+            return _SDXL_NAMES, ""
+        if is_pair:
             raise Refused("It was made for Stable Diffusion XL.")
-        if len(tensors) > 1 and _A1111_NAME not in tensors:
+        if _A1111_NAME in tensors:
+            return (_A1111_NAME,), ""
+        if len(tensors) > 1:
             raise Refused("It holds more than one word; files with one word each can be used.")
-        name = _A1111_NAME if _A1111_NAME in tensors else next(iter(tensors), "")
-        vectors = tensors.get(name, torch.empty(0))
+        token = next(iter(tensors), "")
+        return (token,), token
+
+    def _fitted(self, vectors: Tensor, table: nn.Embedding) -> Tensor:
         vectors = vectors[None] if vectors.ndim == 1 else vectors
-        if vectors.ndim != 2 or vectors.shape[1] != self._hidden:
-            raise Refused(f"Its vectors have {vectors.shape[-1]} numbers, where the model's words have {self._hidden}.")
+        if vectors.ndim != 2 or vectors.shape[1] != table.embedding_dim:
+            raise Refused(f"Its vectors have {vectors.shape[-1]} numbers, where the model's words have {table.embedding_dim}.")
         if not 1 <= vectors.shape[0] <= self._room:
             raise Refused(f"It has {vectors.shape[0]} vectors; 1 to {self._room} can be used.")
-        weight = self._table.weight
-        vectors = vectors.to(weight.device, weight.dtype, copy=True)
+        vectors = vectors.to(table.weight.device, table.weight.dtype, copy=True)
         if not bool(torch.isfinite(vectors).all()):
             raise Refused("Its vectors are not numbers.")
-        token = "" if name == _A1111_NAME else name
-        return Embedding(f"{asset.id}@{asset.modified_at.isoformat()}", tuple(filter(None, (asset.id, asset.trigger, token))), vectors)
+        return vectors
 
 
 def mentions(prompt: str, word: str) -> bool:
@@ -92,7 +111,7 @@ def placed(prompt: str, negative_prompt: str, embeddings: Sequence[Embedding]) -
         if embedding.is_negative:
             negative_prompt = f"{negative_prompt}, {name}" if negative_prompt else name
         else:
-            prompt = f"{prompt}, {name}" if prompt else name
+            prompt = around_each(prompt, after=f", {name}") if prompt else name
     return prompt, negative_prompt
 
 

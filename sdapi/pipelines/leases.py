@@ -1,24 +1,69 @@
-"""What one job keeps in memory: its checkpoint, and the control nets that lead it."""
+"""What one job keeps in memory: its checkpoint, the control nets that lead it, what it adds to the checkpoint, and its upscaler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol
 
 from .controlnets import ControlNetwork
 from .residency import ModelT, Residency
+from .upscalers.model import UpscalerModel
+
+
+class Held(Protocol):
+    """Things a job keeps in memory with its model (see AdditionLeases)."""
+
+    def acquire(self) -> bool:
+        """Whether everything is in memory; what isn't is being brought. Raises what bringing it raised."""
+        ...
+
+    def release(self) -> None:
+        """Give everything back."""
+        ...
+
+
+class HeldTogether:
+    """Several of them, as one."""
+
+    def __init__(self, *held: Held) -> None:
+        self._held = held
+
+    def acquire(self) -> bool:
+        """See Held. All of them are asked for, so that they are brought at the same time."""
+        there = [held.acquire() for held in self._held]
+        return all(there)
+
+    def release(self) -> None:
+        """See Held."""
+        for held in self._held:
+            held.release()
 
 
 class Leases(Generic[ModelT]):
     """Taken one by one as models come into memory and kept meanwhile: two that don't fit together could evict each other for ever."""
 
-    def __init__(self, models: Residency[ModelT], control_nets: Residency[ControlNetwork]) -> None:
+    def __init__(
+        self,
+        models: Residency[ModelT],
+        control_nets: Residency[ControlNetwork],
+        additions: Callable[[ModelT], Held | None] = lambda _: None,
+        upscalers: Residency[UpscalerModel] | None = None,
+    ) -> None:
+        """`additions` says what else the job needs once its model is there; raises InvalidRequest where there is no such thing.
+
+        None for `upscalers`: `acquire_upscaler` is never called.
+        """
         self._models = models
         self._control_nets = control_nets
+        self._additions_of = additions
+        self._upscalers = upscalers
         self._model_id: str | None = None
         self._model: ModelT | None = None
         self._nets: dict[str, ControlNetwork] = {}
         self._net_ids: Sequence[str] = ()
+        self._additions: Held | None = None
+        self._upscaler: UpscalerModel | None = None
+        self._upscaler_id: str | None = None
 
     def acquire(self, model_id: str, net_ids: Sequence[str]) -> ModelT | None:
         """The checkpoint, once everything is in memory; None while something is being loaded. Raises what loading raised."""
@@ -28,9 +73,28 @@ class Leases(Generic[ModelT]):
                 self._nets[net_id] = net
         if self._model is None and (model := self._models.lease(model_id)) is not None:
             self._model, self._model_id = model, model_id
-            # Control nets take what the checkpoints leave of the one budget.
-            self._control_nets.set_budget(max(0, self._models.budget_bytes - self._models.size_bytes))
+            self._additions = self._additions_of(model)
+        if self._additions is not None and not self._additions.acquire():
+            return None
         return self._model if all(net_id in self._nets for net_id in net_ids) else None
+
+    def acquire_upscaler(self, upscaler_id: str) -> UpscalerModel | None:
+        """The upscaler, once it is in memory; None while it is being loaded. Raises what loading raised."""
+        if self._upscalers is None:
+            raise ValueError("no upscalers were given")
+        if self._upscaler is None and (upscaler := self._upscalers.lease(upscaler_id)) is not None:
+            self._upscaler, self._upscaler_id = upscaler, upscaler_id
+        return self._upscaler
+
+    @property
+    def model(self) -> ModelT | None:
+        """The checkpoint, once `acquire` has given it."""
+        return self._model
+
+    @property
+    def upscaler(self) -> UpscalerModel | None:
+        """The upscaler, once `acquire_upscaler` has given it."""
+        return self._upscaler
 
     @property
     def control_nets(self) -> list[ControlNetwork]:
@@ -38,10 +102,15 @@ class Leases(Generic[ModelT]):
         return [self._nets[net_id] for net_id in self._net_ids]
 
     def release(self) -> None:
-        """Give everything back."""
+        """Give everything back, the checkpoint last: it is worth more than what goes with it."""
+        if self._additions is not None:
+            self._additions.release()
         for net_id in self._nets:
             self._control_nets.release(net_id)
-        self._nets = {}
+        if self._upscalers is not None and self._upscaler_id is not None:
+            self._upscalers.release(self._upscaler_id)
         if self._model_id is not None:
             self._models.release(self._model_id)
-        self._model_id = self._model = None
+        self._model_id = self._model = self._additions = None
+        self._upscaler_id = self._upscaler = None
+        self._nets = {}

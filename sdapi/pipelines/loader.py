@@ -1,4 +1,4 @@
-"""Weights from disk to device: diffusers folders and single files of Stable Diffusion 1.x, with no hub and no pickles."""
+"""Weights from disk to device: diffusers folders and single files of Stable Diffusion 1.x, 2.x and XL, with no hub and no pickles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,17 +18,30 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from sdapi.catalog import Asset, Checkpoint, ModelBroken, Refused, part_weights
+from sdapi.catalog import UNET_FAMILIES, Asset, Checkpoint, ModelBroken, Refused, UnetFamily, part_weights
 
-SHIPPED_CONFIGS = Path(__file__).parent / "configs" / "sd1"
+from .prediction_types import predicts_noise
+from .single_files import (
+    SHIPPED_CONFIGS,
+    Incomplete,
+    marked_prediction,
+    network_from,
+    second_text_encoder_from,
+    shipped_for,
+    text_encoder_from,
+    tokenizer_from,
+)
 
 _log = logging.getLogger(__name__)
 
 # Both libraries swap process-wide state (default dtype, module hooks, log levels) while they build a model, so never two at once.
 _ONE_AT_A_TIME = Lock()
+
+_V_PREDICTION_SAMPLE_SIZE = 96
+"""Stable Diffusion 2's models that predict velocity were trained at 768 px, the others at 512."""
 
 # What the libraries raise on damaged or mislabelled files; there is no common base.
 _LOADING_ERRORS = (
@@ -42,11 +55,9 @@ _LOADING_ERRORS = (
     SingleFileComponentError,
 )
 
-_LDM_TEXT_ENCODER = "cond_stage_model.transformer."
-
 
 @dataclass(frozen=True)
-class Sd1Components:
+class UnetComponents:
     """A loaded model: networks in eval mode on their device, without gradients. Shared by all pictures, so nobody changes it."""
 
     tokenizer: Any
@@ -61,6 +72,17 @@ class Sd1Components:
     """Of one chunk of a prompt, start and end included."""
     bytes: int
     """What parameters and buffers take on the device."""
+    family: UnetFamily = "sd1"
+    tokenizer_2: Any = None
+    text_encoder_2: Any = None
+    """Of Stable Diffusion XL; others have one of each."""
+    has_zeros_for_empty_prompt: bool = False
+    """Whether zeros, instead of an encoded empty prompt, stand for no negative prompt."""
+
+    @property
+    def text_encoders(self) -> tuple[Any, ...]:
+        """One or two."""
+        return (self.text_encoder,) if self.text_encoder_2 is None else (self.text_encoder, self.text_encoder_2)
 
 
 @dataclass(frozen=True)
@@ -70,60 +92,88 @@ class _Parts:
     unet: Any
     vae: Any
     scheduler_config: dict[str, Any]
+    is_prediction_known: bool = True
+    """Whether the scheduler's configuration says for sure what the UNet predicts."""
+    tokenizer_2: Any = None
+    text_encoder_2: Any = None
+    has_zeros_for_empty_prompt: bool = False
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """Every one there is."""
+        second = () if self.text_encoder_2 is None else (self.text_encoder_2,)
+        return (self.text_encoder, *second, self.unet, self.vae)
 
 
-def load_sd1(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, configs_dir: Path = SHIPPED_CONFIGS) -> Sd1Components:
-    """Read a Stable Diffusion 1.x checkpoint. Blocks for seconds.
+def load_checkpoint(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, configs_dir: Path | None = None) -> UnetComponents:
+    """Read a checkpoint of one of the families that are drawn by the joint loop. Blocks for seconds.
 
-    `configs_dir` is a diffusers folder without weights that describes single files; diffusers folders bring their own.
+    `configs_dir` is a diffusers folder without weights that describes single files, in the place of the one shipped for the family;
+    diffusers folders bring their own. Single files of Stable Diffusion 2.x don't say what they predict: see `prediction_types.py`.
     What it returns no longer depends on the files, which may be replaced or removed.
     Raises ModelBroken when the files are damaged, and torch.OutOfMemoryError when the device is too small.
     """
     with _ONE_AT_A_TIME, _quiet():
         try:
-            parts = _read_folder(checkpoint.path, dtype) if checkpoint.layout == "diffusers" else _read_file(checkpoint, configs_dir, dtype)
+            family = _family_of(checkpoint)
+            if checkpoint.layout == "diffusers":
+                parts = _read_folder(checkpoint.path, family, dtype)
+            else:
+                parts = _read_file(checkpoint, family, configs_dir or SHIPPED_CONFIGS / family, dtype)
         except _LOADING_ERRORS as error:
             _log.exception("checkpoint can't be loaded", extra={"model": checkpoint.id})
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded.") from error
-        except _Incomplete as error:
+        except Incomplete as error:
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded: {error}.") from error
-    return _on_device(checkpoint, parts, device)
+    return _on_device(checkpoint, family, parts, device)
 
 
-def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, configs_dir: Path = SHIPPED_CONFIGS) -> Any:
-    """A ControlNetModel for Stable Diffusion 1.x, in eval mode on its device, without gradients. Blocks for seconds.
+def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, configs_dir: Path | None = None) -> Any:
+    """A ControlNetModel for any of the joint loop's families, in eval mode on its device, without gradients. Blocks for seconds.
 
-    Folders bring their configuration, single files take the one in `configs_dir`. Raises ModelBroken when the files are damaged or made
-    for another family, and torch.OutOfMemoryError.
+    Folders bring their configuration, single files take the one in `configs_dir`, or of their family. Raises ModelBroken when the
+    files are damaged or made for something else, and torch.OutOfMemoryError.
     """
     with _ONE_AT_A_TIME, _quiet():
         try:
             if asset.layout == "diffusers":
                 network = _from_folder(ControlNetModel, asset.path, dtype)
             else:
-                network = _from_tensors(ControlNetModel, safetensors.torch.load_file(asset.path), configs_dir, "controlnet", dtype)
+                tensors = safetensors.torch.load_file(asset.path)
+                network = network_from(ControlNetModel, tensors, configs_dir or shipped_for(tensors), "controlnet", dtype)
         except _LOADING_ERRORS as error:
             _log.exception("control net can't be loaded", extra={"model": asset.id})
-            sentence = f"The control net {asset.id!r} can't be loaded: it is damaged or not made for Stable Diffusion 1.x."
+            sentence = f"The control net {asset.id!r} can't be loaded: it is damaged or not made for Stable Diffusion."
             raise ModelBroken(asset.id, sentence) from error
-        except _Incomplete as error:
+        except Incomplete as error:
             raise ModelBroken(asset.id, f"The control net {asset.id!r} can't be loaded: {error}.") from error
     network.eval().requires_grad_(requires_grad=False).to(device)
     _own_memory(network)
     return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
 
 
-class _Incomplete(Exception):
-    """Weights the architecture needs are not there."""
+def _family_of(checkpoint: Checkpoint) -> UnetFamily:
+    for family in UNET_FAMILIES:
+        if checkpoint.family == family:
+            return family
+    raise ValueError(f"{checkpoint.family} is drawn by a whole pipeline")
 
 
-def _read_folder(path: Path, dtype: torch.dtype) -> _Parts:
-    return _Parts(
+def _read_folder(path: Path, family: UnetFamily, dtype: torch.dtype) -> _Parts:
+    parts = _Parts(
         tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
         text_encoder=_from_folder(CLIPTextModel, path / "text_encoder", dtype),
         unet=_from_folder(UNet2DConditionModel, path / "unet", dtype),
         vae=_from_folder(AutoencoderKL, path / "vae", dtype),
         scheduler_config=_scheduler_config(path),
+    )
+    if family != "sdxl":
+        return parts
+    return replace(
+        parts,
+        tokenizer_2=CLIPTokenizer.from_pretrained(path / "tokenizer_2", local_files_only=True),
+        text_encoder_2=_from_folder(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+        has_zeros_for_empty_prompt=_has_zeros_for_empty_prompt(path),
     )
 
 
@@ -131,65 +181,53 @@ def _from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         variant = part_weights(folder, prefer_fp16=dtype == torch.float16).variant
     except Refused as refusal:
-        raise _Incomplete(str(refusal).rstrip(".")) from refusal
+        raise Incomplete(str(refusal).rstrip(".")) from refusal
     model, loaded = model_class.from_pretrained(
         folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     # The libraries only warn of missing weights, and fill them with random numbers.
     if loaded["missing_keys"]:
-        raise _Incomplete(f"{folder.name} lacks weights such as {min(loaded['missing_keys'])}")
+        raise Incomplete(f"{folder.name} lacks weights such as {min(loaded['missing_keys'])}")
     return model
 
 
-def _read_file(checkpoint: Checkpoint, configs_dir: Path, dtype: torch.dtype) -> _Parts:
-    # diffusers' own reader unpickles whatever is not called .safetensors; this one reads nothing else, and diffusers gets the tensors.
+def _read_file(checkpoint: Checkpoint, family: UnetFamily, configs_dir: Path, dtype: torch.dtype) -> _Parts:
     tensors = safetensors.torch.load_file(checkpoint.path)
-    return _Parts(
-        tokenizer=CLIPTokenizer.from_pretrained(configs_dir / "tokenizer", local_files_only=True),
-        text_encoder=_text_encoder_from(tensors, configs_dir, dtype),
-        unet=_from_tensors(UNet2DConditionModel, tensors, configs_dir, "unet", dtype, in_channels=checkpoint.in_channels),
-        vae=_from_tensors(AutoencoderKL, tensors, configs_dir, "vae", dtype),
-        scheduler_config=_scheduler_config(configs_dir),
+    marks = marked_prediction(tensors)
+    parts = _Parts(
+        tokenizer=tokenizer_from(configs_dir / "tokenizer"),
+        text_encoder=text_encoder_from(tensors, family, configs_dir, dtype),
+        unet=network_from(UNet2DConditionModel, tensors, configs_dir, "unet", dtype, in_channels=checkpoint.in_channels),
+        vae=network_from(AutoencoderKL, tensors, configs_dir, "vae", dtype),
+        scheduler_config=_scheduler_config(configs_dir) | marks,
+        is_prediction_known=family != "sd2" or bool(marks),
+    )
+    if family != "sdxl":
+        return parts
+    return replace(
+        parts,
+        tokenizer_2=tokenizer_from(configs_dir / "tokenizer_2"),
+        text_encoder_2=second_text_encoder_from(tensors, configs_dir, dtype),
+        has_zeros_for_empty_prompt=_has_zeros_for_empty_prompt(configs_dir),
     )
 
 
-def _from_tensors(
-    model_class: Any, tensors: dict[str, torch.Tensor], configs_dir: Path, part: str, dtype: torch.dtype, **sizes: int
-) -> Any:
-    """`sizes` are what the file's own tensors say of the network, against its configuration."""
-    try:
-        # Copied, because converting one part takes tensors out of the dictionary it is given.
-        return model_class.from_single_file(
-            dict(tensors), config=str(configs_dir), subfolder=part, dtype=dtype, local_files_only=True, **sizes
-        )
-    except NotImplementedError as error:
-        # "Cannot copy out of meta tensor": what the file did not fill is still without data.
-        raise _Incomplete(f"{part} lacks weights") from error
-
-
-def _text_encoder_from(tensors: Mapping[str, torch.Tensor], configs_dir: Path, dtype: torch.dtype) -> Any:
-    # Some merges lack the `text_model.` level; CLIPTextModel itself has none.
-    state = {
-        name.removeprefix(_LDM_TEXT_ENCODER).removeprefix("text_model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_LDM_TEXT_ENCODER) and not name.endswith(".position_ids")
-    }
-    config = CLIPTextConfig.from_pretrained(configs_dir / "text_encoder", local_files_only=True)
-    model, loaded = CLIPTextModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    if loaded["missing_keys"]:
-        raise _Incomplete(f"the text encoder lacks weights such as {min(loaded['missing_keys'])}")
-    return model
+def _has_zeros_for_empty_prompt(folder: Path) -> bool:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
-        raise _Incomplete("scheduler_config.json names no scheduler")
+        raise Incomplete("scheduler_config.json names no scheduler")
     return config
 
 
-def _on_device(checkpoint: Checkpoint, parts: _Parts, device: torch.device) -> Sd1Components:
-    networks = (parts.text_encoder, parts.unet, parts.vae)
+def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device: torch.device) -> UnetComponents:
+    if family == "sdxl" and parts.vae.dtype == torch.float16 and parts.vae.config.force_upcast:
+        parts.vae.to(torch.float32)  # its activations overflow in float16
+    networks = parts.networks
     for network in networks:
         network.eval().requires_grad_(requires_grad=False).to(device)
         _own_memory(network)
@@ -200,9 +238,12 @@ def _on_device(checkpoint: Checkpoint, parts: _Parts, device: torch.device) -> S
     scheduler_config = dict(parts.scheduler_config)
     if checkpoint.prediction_type is not None:
         scheduler_config["prediction_type"] = checkpoint.prediction_type
+    elif not parts.is_prediction_known and not predicts_noise(parts.unet):
+        scheduler_config["prediction_type"] = "v_prediction"
+        parts.unet.register_to_config(sample_size=_V_PREDICTION_SAMPLE_SIZE)
     if checkpoint.scheduler is not None:
         scheduler_config["_class_name"] = checkpoint.scheduler.value
-    return Sd1Components(
+    return UnetComponents(
         tokenizer=parts.tokenizer,
         text_encoder=parts.text_encoder,
         unet=parts.unet,
@@ -211,6 +252,10 @@ def _on_device(checkpoint: Checkpoint, parts: _Parts, device: torch.device) -> S
         vae_scale_factor=2 ** (len(parts.vae.config.block_out_channels) - 1),
         max_tokens=int(parts.text_encoder.config.max_position_embeddings),
         bytes=sum(tensor.nbytes for network in networks for tensor in (*network.parameters(), *network.buffers())),
+        family=family,
+        tokenizer_2=parts.tokenizer_2,
+        text_encoder_2=parts.text_encoder_2,
+        has_zeros_for_empty_prompt=parts.has_zeros_for_empty_prompt,
     )
 
 

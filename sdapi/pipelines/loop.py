@@ -11,123 +11,32 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from sdapi.catalog import ModelBroken
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
+from sdapi.domain.generation import Upscale
 from sdapi.domain.models_in_memory import ModelsInMemory
-from sdapi.domain.progress import Progress
 
 from .controlnets import ControlNetwork
+from .flights import Flight, acquired, prepared
+from .in_flight import InFlight
 from .leases import Leases
+from .models import Model
 from .residency import Residency
-from .row import BatchKey, Row
+from .row import BatchKey
+from .translations import Translations
+from .safety_stage import Question, SafetyStage, Unchecked, Verdict
+from .tickets import Look, Pictures, Result, Stopped, Ticket, Trouble
+from .upscalers.model import UpscalerModel
 
 _log = logging.getLogger(__name__)
 
-
-class Model(Protocol):
-    """A loaded model, as far as the loop is concerned (see `families/unet.py`)."""
-
-    @property
-    def size_bytes(self) -> int:
-        """See HasSize."""
-        ...
-
-    def prepare(
-        self,
-        request: Txt2Img | Img2Img | Inpaint | ControlNet,
-        init_image: Image.Image | None,
-        mask_image: Image.Image | None = None,
-        control_image: Image.Image | None = None,
-        control_nets: Sequence[ControlNetwork] = (),
-    ) -> list[Row]:
-        """One row per sample. The pictures and nets are those the request names; pictures have its size, `mask_image` is L, others RGB."""
-        ...
-
-    def predict(self, rows: Sequence[Row]) -> list[Tensor]:
-        """One joint forward; changes no row."""
-        ...
-
-    def advance(self, row: Row, predicted: Tensor) -> None:
-        """One step of one row."""
-        ...
-
-    def decode(self, row: Row) -> Image.Image:
-        """The finished picture."""
-        ...
-
-    def preview(self, row: Row, predicted: Tensor) -> Image.Image:
-        """A small picture of what the row is becoming; changes no row."""
-        ...
-
-    def clear_caches(self) -> int:
-        """Forget what could be made again; how many bytes it took."""
-        ...
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """All samples of a job, in order."""
-
-    images: tuple[Image.Image, ...]
-    seconds: float
-    scheduler: str
-    """Class name of the sampler that drew them."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a job came to nothing, in words for its client."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The job was cancelled, or the loop ended."""
-
-
-Result = Pictures | Trouble | Stopped
-
-Look = Callable[[Image.Image | None], None]
-"""Called once, with a picture of a job that is being drawn, or None where there is none; on the loop's thread, as long as that runs."""
-
-
-@dataclass
-class Ticket:
-    """A job handed to the loop. `report` and `done` are called on the loop's thread; `done` exactly once."""
-
-    job_id: int
-    request: Txt2Img | Img2Img | Inpaint | ControlNet
-    init_image: Image.Image | None
-    cancelled: threading.Event
-    report: Callable[[Progress], None]
-    done: Callable[[Result], None]
-    mask_image: Image.Image | None = None
-    control_image: Image.Image | None = None
-
-
-@dataclass
-class _Flight:
-    """A ticket whose rows are being drawn."""
-
-    ticket: Ticket
-    leases: Leases[Model]
-    model: Model
-    rows: list[Row]
-    started: float
-    images: dict[int, Image.Image] = field(default_factory=dict)
-
-    @property
-    def progress(self) -> Progress:
-        return Progress(sum(row.sampler.position for row in self.rows), sum(len(row.sampler.timesteps) for row in self.rows))
+_WORTH_RELEASING_BYTES = 2**26
+"""Looking for what lingers of models that left takes about a tenth of a second."""
 
 
 class DrawingLoop:
@@ -140,16 +49,22 @@ class DrawingLoop:
         max_batch_pixels: int,
         max_batch_rows: int,
         control_nets: Residency[ControlNetwork] | None = None,
+        upscalers: Residency[UpscalerModel] | None = None,
+        safety: SafetyStage | None = None,
         release_memory: Callable[[], None] = lambda: None,
     ) -> None:
         """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits.
 
-        `control_nets` keeps what of the models' budget they leave; None where no request names any.
+        `control_nets`, `upscalers` and `translations` share the models' memory; None where no request names any.
 
-        `release_memory` gives back to the device what was kept for later use; called on the loop's thread.
+        `release_memory` gives back to the device what was kept for later use, and what models that left still hold; called on the
+        loop's thread.
         """
         self._residency = residency
-        self._control_nets = control_nets if control_nets is not None else Residency(_no_control_net, budget_bytes=0)
+        self._control_nets = control_nets if control_nets is not None else Residency(_no_control_net, residency.memory)
+        self._upscalers = upscalers if upscalers is not None else Residency(_no_upscaler, residency.memory)
+        self._safety = safety if safety is not None else SafetyStage.empty(residency.memory)
+        self._translations = translations
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_rows = max_batch_rows
         self._release_memory = release_memory
@@ -160,7 +75,7 @@ class DrawingLoop:
         self._waiting: list[Ticket] = []
         self._leases: dict[int, Leases[Model]] = {}
         """Of waiting jobs some of whose models are there: those stay until the others have come."""
-        self._flights: list[_Flight] = []
+        self._flights: list[Flight] = []
         self._asked_looks: deque[tuple[int, Look]] = deque()
         self._asked_clearings: deque[Callable[[int], None]] = deque()
         self._looks: dict[int, list[Look]] = {}
@@ -169,8 +84,8 @@ class DrawingLoop:
 
     @property
     def models(self) -> ModelsInMemory:
-        """What is in memory and what is on its way; any thread may look."""
-        return self._residency.state
+        """What is in memory and what is on its way; any thread may look. Upscalers are told by `upscaler_entry`."""
+        return self._residency.state.with_upscalers(self._upscalers.state)
 
     @property
     def max_batch_pixels(self) -> int:
@@ -201,6 +116,15 @@ class DrawingLoop:
                 return
         done(0)
 
+    def check(self, images: tuple[Image.Image, ...], done: Callable[[Verdict], None]) -> None:
+        """Have finished pictures looked at beside the drawing; `done` is told which are unsafe. From any thread."""
+        with self._wake:
+            if not self._ended:
+                self._safety.ask(Question(images, done))
+                self._wake.notify()
+                return
+        done(Unchecked("The server stopped before the pictures were checked."))
+
     def stop(self) -> None:
         """Ask the loop to end after the step it is at; what is in flight ends as `Stopped`. From any thread."""
         with self._wake:
@@ -212,7 +136,7 @@ class DrawingLoop:
         try:
             while True:
                 with self._wake:
-                    while not (self._inbox or self._waiting or self._flights or self._stopping or self._has_errands()):
+                    while not (self._inbox or self._is_waiting or self._flights or self._stopping or self._has_errands()):
                         self._wake.wait()
                     self._waiting.extend(self._inbox)
                     self._inbox.clear()
@@ -224,15 +148,20 @@ class DrawingLoop:
                 if self._flights:
                     self._step(self._next_key())
                     self._retire_one()
-                elif self._waiting:
-                    self._control_nets.wait_for_load(0.05)
-                    self._residency.wait_for_load(0.05)
+                elif self._is_waiting:
+                    self._residency.memory.wait_for_load(0.05)
+                if not self._is_waiting:
+                    self._residency.memory.take_in()
+                if self._residency.memory.take_let_go(_WORTH_RELEASING_BYTES):
+                    self._release_memory()
         finally:
             self._end_all()
 
     def _drop_cancelled(self) -> None:
         for ticket in [t for t in self._waiting if t.cancelled.is_set()]:
             self._waiting.remove(ticket)
+            if self._translations is not None:
+                self._translations.forget(ticket.job_id)
             if (leases := self._leases.pop(ticket.job_id, None)) is not None:
                 leases.release()
             ticket.done(Stopped())
@@ -242,29 +171,49 @@ class DrawingLoop:
     def _admit_one(self) -> None:
         """Make the first ticket whose model is there into rows. One a cycle, so that admitting never stalls those in flight for long."""
         for ticket in self._waiting:
-            leases = self._leases.setdefault(ticket.job_id, Leases(self._residency, self._control_nets))
+            leases = self._leases.setdefault(ticket.job_id, self._new_leases(ticket))
             try:
-                model = leases.acquire(ticket.request.checkpoint, _control_net_ids(ticket.request))
+                is_ready = acquired(ticket.request, leases)
             except Exception as error:  # noqa: BLE001 - whatever loading raises must fail this job, not the loop
                 self._waiting.remove(ticket)
                 self._leases.pop(ticket.job_id).release()
                 ticket.done(self._trouble(error, [ticket.job_id], "the model could not be loaded"))
                 return
-            if model is None:
+            if not is_ready:
                 continue
             self._waiting.remove(ticket)
             del self._leases[ticket.job_id]
             try:
-                rows = model.prepare(ticket.request, ticket.init_image, ticket.mask_image, ticket.control_image, leases.control_nets)
+                self._flights.append(prepared(ticket, leases))
             except Exception as error:  # noqa: BLE001 - a request that can't be prepared must not end its neighbours
                 leases.release()
                 ticket.done(self._trouble(error, [ticket.job_id], "the drawing could not be prepared"))
-                return
-            self._flights.append(_Flight(ticket, leases, model, rows, time.monotonic()))
             return
 
+    def _put_into_english(self, ticket: Ticket) -> bool:
+        """Whether the ticket's prompts are in English by now. Raises what translating raised."""
+        if self._translations is None or isinstance(ticket.request, Upscale):
+            return True
+        english = self._translations.in_english(ticket.job_id, ticket.request)
+        ticket.request = english or ticket.request
+        return english is not None
+
+    def _new_leases(self, ticket: Ticket) -> Leases[Model]:
+        request = ticket.request
+        additions = (lambda _: None) if isinstance(request, Upscale) else (lambda model: model.additions(request))
+        return Leases(self._residency, self._control_nets, additions, self._upscalers)
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether somebody waits for a model to come into memory."""
+        return bool(self._waiting) or self._safety.is_loading
+
+    def _nudge(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
     def _has_errands(self) -> bool:
-        return bool(self._asked_looks or self._asked_clearings)
+        return bool(self._asked_looks or self._asked_clearings or self._safety.has_errand)
 
     def _do_errands(self) -> None:
         """What was asked beside drawing: note who looks at what is in flight, clear caches."""
@@ -282,35 +231,38 @@ class DrawingLoop:
                 self._looks.setdefault(job_id, []).append(look)
         for done in clearings:
             done(self._clear())
+        self._safety.tend(self._nudge)
 
     def _clear(self) -> int:
         try:
-            freed = sum(model.clear_caches() for model in self._residency.leased())
-            freed += self._residency.evict_idle() + self._control_nets.evict_idle()
+            freed = sum(model.clear_caches() for model in self._residency.models)
+            freed += self._residency.evict_idle() + self._control_nets.evict_idle() + self._upscalers.evict_idle()
+            freed += 0 if self._translations is None else self._translations.clear()
+            freed += self._safety.evict_idle()
             self._release_memory()
         except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
             _log.exception("caches could not be cleared")
             return 0
         return freed
 
-    def _show(self, flight: _Flight, row: Row, predicted: Tensor) -> None:
+    def _show(self, flight: Flight, row: InFlight, predicted: Any) -> None:
         """Answer whoever looks at this job, from the step at hand. Nothing that goes wrong here may reach the drawing."""
         try:
-            image = flight.model.preview(row, predicted)
+            image = flight.model_of(row).preview(row, predicted)
         except Exception as error:  # noqa: BLE001 - out of memory and kernel errors cost the look only
             _log.warning("a preview failed", extra={"job_ids": [flight.ticket.job_id], "error": repr(error)})
             image = None
         self._answer_looks(flight, image)
 
-    def _answer_looks(self, flight: _Flight, image: Image.Image | None) -> None:
+    def _answer_looks(self, flight: Flight, image: Image.Image | None) -> None:
         for look in self._looks.pop(flight.ticket.job_id, ()):
             look(image)
 
     def _next_key(self) -> BatchKey:
         """The batch that has cost least so far. One that arrives late starts level with the others, not with a credit."""
-        keys = {row.key for flight in self._flights for row in flight.rows if not row.sampler.finished}
+        keys = {row.key for flight in self._flights for row in flight.active}
         if not keys:
-            return self._flights[0].rows[0].key
+            return self._flights[0].parts[0].key
         level = min((self._spent[key] for key in keys if key in self._spent), default=0.0)
         self._spent = {key: self._spent.get(key, level) for key in keys}
         return min(keys, key=lambda key: (self._spent[key], str(key)))
@@ -319,23 +271,23 @@ class DrawingLoop:
         """One denoising step of up to a batch of the key's rows, oldest first."""
         pixels = key.latent_height * key.latent_width * 64
         limit = max(1, min(self._max_batch_rows, self._max_batch_pixels // pixels))
-        active = [(flight, row) for flight in self._flights for row in flight.rows if row.key == key and not row.sampler.finished][:limit]
+        active = [(flight, row) for flight in self._flights for row in flight.active if row.key == key][:limit]
         if not active:
             return
         self._spent[key] = self._spent.get(key, 0.0) + pixels * sum(row.forwards for _, row in active)
-        looked_at = next(((flight, row) for flight, row in active if flight.ticket.job_id in self._looks and row is flight.rows[0]), None)
+        looked_at = next(((flight, row) for flight, row in active if flight.ticket.job_id in self._looks and row is flight.parts[0]), None)
         self._advance(active, looked_at)
         for flight in {id(f): f for f, _ in active}.values():
             if flight in self._flights:
                 flight.ticket.report(flight.progress)
 
-    def _advance(self, active: list[tuple[_Flight, Row]], looked_at: tuple[_Flight, Row] | None) -> None:
+    def _advance(self, active: list[tuple[Flight, InFlight]], looked_at: tuple[Flight, InFlight] | None) -> None:
         """Predict together, step apart. A forward that fails is tried again in halves, so that only the culprit's job fails.
 
         One row a cycle is shown to those who look at it, so that lookers never stall the drawing for long.
         """
         try:
-            predictions = active[0][0].model.predict([row for _, row in active])
+            predictions = active[0][0].model_of(active[0][1]).predict([row for _, row in active])
         except Exception as error:  # noqa: BLE001 - out of memory and kernel errors must not end neighbours
             if len(active) > 1:
                 _log.warning("a joint forward failed, trying in halves", extra={"rows": len(active), "error": repr(error)})
@@ -352,30 +304,30 @@ class DrawingLoop:
             if looked_at is not None and row is looked_at[1]:
                 self._show(flight, row, predicted)
             try:
-                flight.model.advance(row, predicted)
+                flight.model_of(row).advance(row, predicted)
             except Exception as error:  # noqa: BLE001 - one row's sampler must not end its neighbours
                 self._land(flight, self._trouble(error, [flight.ticket.job_id], "the sampler failed"))
 
     def _retire_one(self) -> None:
         """Decode one finished picture. One a cycle: the others' next step comes between two decodes."""
         for flight in self._flights:
-            for index, row in enumerate(flight.rows):
-                if not row.sampler.finished or index in flight.images:
-                    continue
-                try:
-                    flight.images[index] = flight.model.decode(row)
-                except Exception as error:  # noqa: BLE001 - a picture that can't be decoded fails its own job only
-                    self._land(flight, self._trouble(error, [flight.ticket.job_id], "the picture could not be decoded"))
-                    return
-                if index == 0:
-                    self._answer_looks(flight, flight.images[0])
-                if len(flight.images) == len(flight.rows):
-                    images = tuple(flight.images[i] for i in range(len(flight.rows)))
-                    self._land(flight, Pictures(images, time.monotonic() - flight.started, row.sampler.name))
+            try:
+                index = flight.decode_one()
+            except Exception as error:  # noqa: BLE001 - a picture that can't be decoded fails its own job only
+                self._land(flight, self._trouble(error, [flight.ticket.job_id], "the picture could not be decoded"))
                 return
+            if index is None:
+                continue
+            if index == 0 and flight.images:
+                self._answer_looks(flight, flight.images[0])
+            if (images := flight.results) is not None:
+                self._land(flight, Pictures(images, time.monotonic() - flight.started, flight.parts[0].sampler.name, flight.ticket.request))
+            return
 
-    def _land(self, flight: _Flight, result: Result) -> None:
+    def _land(self, flight: Flight, result: Result) -> None:
         self._flights.remove(flight)
+        for row in flight.parts:
+            row.close()
         self._answer_looks(flight, None)
         flight.leases.release()
         flight.ticket.done(result)
@@ -393,6 +345,8 @@ class DrawingLoop:
         self._do_errands()
         self._residency.close()
         self._control_nets.close()
+        self._upscalers.close()
+        self._safety.close()
 
     def _trouble(self, error: Exception, job_ids: list[int], sentence: str) -> Trouble:
         """Errors of the domain are written for clients; others are logged and summed up."""
@@ -402,9 +356,9 @@ class DrawingLoop:
         return Trouble(sentence)
 
 
-def _control_net_ids(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> tuple[str, ...]:
-    return request.controlnet_models if isinstance(request, ControlNet) else ()
-
-
 def _no_control_net(net_id: str) -> ControlNetwork:
     raise ModelBroken(net_id, f"There is no control net named {net_id!r} on this server.")
+
+
+def _no_upscaler(upscaler_id: str) -> UpscalerModel:
+    raise ModelBroken(upscaler_id, f"There is no upscaler named {upscaler_id!r} on this server.")

@@ -9,25 +9,29 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from sdapi.catalog import Refused
 
-Side = Literal["unet", "text_encoder"]
+Side = Literal["unet", "text_encoder", "text_encoder_2"]
 _Role = Literal["down", "up", "mid"]
 
 _WEIGHT = re.compile(
     r"(?P<module>.+?)[._]lora(?:_linear_layer)?[._](?P<role>A|B|down|up|mid)(?:\.(?:default|default_\d+|weight))*",
 )
+_EVERY_SIDE: tuple[Side, ...] = get_args(Side)
+
 _ROLES: Mapping[str, _Role] = {"A": "down", "down": "down", "B": "up", "up": "up", "mid": "mid"}
 _PREFIXES: tuple[tuple[str, Side | None], ...] = (
     ("lora_unet_", "unet"),
     ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
     ("lora_te_", "text_encoder"),
     ("unet.", "unet"),
     ("text_encoder.", "text_encoder"),
+    ("text_encoder_2.", "text_encoder_2"),
     ("diffusion_model.", "unet"),
     ("base_model.model.", None),
 )
@@ -47,6 +51,8 @@ _RESNET = {
     "conv_shortcut": "skip_connection",
 }
 _LDM_PLAIN = {
+    "add_embedding.linear_1": "label_emb_0_0",
+    "add_embedding.linear_2": "label_emb_0_2",
     "conv_in": "input_blocks_0_0",
     "time_embedding.linear_1": "time_embed_0",
     "time_embedding.linear_2": "time_embed_2",
@@ -71,6 +77,7 @@ class RawLora:
 
     unet: Mapping[str, RawDelta]
     text_encoder: Mapping[str, RawDelta]
+    text_encoder_2: Mapping[str, RawDelta]
     unmatched: tuple[str, ...]
     """Tensors that belong to no module of the model."""
 
@@ -78,23 +85,32 @@ class RawLora:
 class ModuleNames:
     """Finds the modules that files mean, by any of the names they go by."""
 
-    def __init__(self, unet_paths: Iterable[str], text_encoder_paths: Iterable[str], *, layers_per_block: int) -> None:
-        """The paths of all linear and convolution modules of the two networks."""
+    def __init__(
+        self,
+        unet_paths: Iterable[str],
+        text_encoder_paths: Iterable[str],
+        text_encoder_2_paths: Iterable[str] = (),
+        *,
+        layers_per_block: int,
+    ) -> None:
+        """The paths of all linear and convolution modules of the networks."""
         unet = list(unet_paths)
-        self._by_name: dict[Side, dict[str, str]] = {"unet": {_flat(path): path for path in unet}, "text_encoder": {}}
+        self._by_name: dict[Side, dict[str, str]] = {"unet": {_flat(path): path for path in unet}, "text_encoder": {}, "text_encoder_2": {}}
         for path in unet:
             if (ldm := _ldm_name(path, unet, layers_per_block)) is not None:
                 self._by_name["unet"].setdefault(ldm, path)
-        for path in text_encoder_paths:
-            self._by_name["text_encoder"][_flat(path.removeprefix("text_model."))] = path
+        encoders: tuple[tuple[Side, Iterable[str]], ...] = (("text_encoder", text_encoder_paths), ("text_encoder_2", text_encoder_2_paths))
+        for side, paths in encoders:
+            for path in paths:
+                self._by_name[side][_flat(path.removeprefix("text_model."))] = path
 
     def find(self, name: str) -> tuple[Side, str] | None:
-        """The network and the path of the module within it."""
+        """The network and the path of the module within it. Names that could be either text encoder's are the first one's."""
         prefix, side = next(((prefix, side) for prefix, side in _PREFIXES if name.startswith(prefix)), ("", None))
         flat = _flat(name.removeprefix(prefix).replace(".processor.", "."))
-        for candidate in ("unet", "text_encoder") if side is None else (side,):
+        for candidate in _EVERY_SIDE if side is None else (side,):
             names = self._by_name[candidate]
-            spelt = flat.removeprefix("text_model_") if candidate == "text_encoder" else flat
+            spelt = flat if candidate == "unet" else flat.removeprefix("text_model_")
             # Old diffusers files call the attention's output to_out_lora, though the module is to_out.0.
             for one in (spelt, f"{spelt}_0"):
                 if one in names:
@@ -107,7 +123,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], nam
     for pattern, kind in _OTHER_KINDS:
         if any(pattern.search(name) for name in tensors):
             raise Refused(f"It is a {kind}, which is not supported; LoRA and LoCon files can be used.")
-    sides: dict[Side, dict[str, RawDelta]] = {"unet": {}, "text_encoder": {}}
+    sides: dict[Side, dict[str, RawDelta]] = {side: {} for side in _EVERY_SIDE}
     unmatched: list[str] = []
     alphas = _Alphas(metadata)
     for name, tensor in tensors.items():
@@ -126,7 +142,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], nam
     whole = {side: {path: delta for path, delta in found.items() if delta.tensors} for side, found in sides.items()}
     if not any(whole.values()):
         raise Refused("None of its weights belongs to a module of this model; it was made for another family of models.")
-    return RawLora(whole["unet"], whole["text_encoder"], tuple(unmatched))
+    return RawLora(whole["unet"], whole["text_encoder"], whole["text_encoder_2"], tuple(unmatched))
 
 
 class _Alphas:

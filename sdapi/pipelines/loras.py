@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,11 +59,17 @@ class Lora:
     """Tells files apart that bore one name after the other."""
     unet: Mapping[str, Delta]
     text_encoder: Mapping[str, Delta]
+    text_encoder_2: Mapping[str, Delta] = field(default_factory=dict)
+    """Of Stable Diffusion XL's second one."""
+
+    def of(self, side: Side) -> Mapping[str, Delta]:
+        """What it changes of that network."""
+        return {"unet": self.unet, "text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}[side]
 
     @property
     def size_bytes(self) -> int:
         """What the weights take."""
-        deltas = (*self.unet.values(), *self.text_encoder.values())
+        deltas = (*self.unet.values(), *self.text_encoder.values(), *self.text_encoder_2.values())
         return sum(part.nbytes for delta in deltas for part in (delta.down, delta.mid, delta.up) if part is not None)
 
 
@@ -78,9 +84,18 @@ class Applied:
 class LoraReader:
     """Reads LoRA files for one model."""
 
-    def __init__(self, unet: Any, text_encoder: Any) -> None:
-        self._modules: dict[Side, dict[str, nn.Module]] = {"unet": _changeable(unet), "text_encoder": _changeable(text_encoder)}
-        self._names = ModuleNames(self._modules["unet"], self._modules["text_encoder"], layers_per_block=int(unet.config.layers_per_block))
+    def __init__(self, unet: Any, text_encoder: Any, text_encoder_2: Any = None) -> None:
+        self._modules: dict[Side, dict[str, nn.Module]] = {
+            "unet": _changeable(unet),
+            "text_encoder": _changeable(text_encoder),
+            "text_encoder_2": {} if text_encoder_2 is None else _changeable(text_encoder_2),
+        }
+        self._names = ModuleNames(
+            self._modules["unet"],
+            self._modules["text_encoder"],
+            self._modules["text_encoder_2"],
+            layers_per_block=int(unet.config.layers_per_block),
+        )
         self._device: torch.device = unet.device
         self._dtype: torch.dtype = unet.dtype
 
@@ -99,9 +114,13 @@ class LoraReader:
             _log.warning("part of a LoRA belongs to no module of the model and was left out", extra=extra)
         return Lora(
             version=f"{asset.id}@{asset.modified_at.isoformat()}",
-            unet={path: self._delta("unet", path, delta) for path, delta in raw.unet.items()},
-            text_encoder={path: self._delta("text_encoder", path, delta) for path, delta in raw.text_encoder.items()},
+            unet=self._deltas("unet", raw.unet),
+            text_encoder=self._deltas("text_encoder", raw.text_encoder),
+            text_encoder_2=self._deltas("text_encoder_2", raw.text_encoder_2),
         )
+
+    def _deltas(self, side: Side, raw: Mapping[str, RawDelta]) -> dict[str, Delta]:
+        return {path: self._delta(side, path, delta) for path, delta in raw.items()}
 
     def _delta(self, side: Side, path: str, raw: RawDelta) -> Delta:
         module = self._modules[side][path]
@@ -171,7 +190,7 @@ def applied(network: nn.Module, side: Side, samples: Sequence[Sequence[Applied]]
     with ExitStack() as hooks:
         shares: defaultdict[str, list[_Share]] = defaultdict(list)
         for lora, by_sample in strengths.items():
-            deltas = lora.unet if side == "unet" else lora.text_encoder
+            deltas = lora.of(side)
             if not deltas:
                 continue
             device = next(iter(deltas.values())).down.device

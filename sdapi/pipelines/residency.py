@@ -1,16 +1,18 @@
-"""Which models are in memory: loaded beside the drawing, leased while in use, the least recently used leaving first."""
+"""Which models are in memory: loaded beside the drawing, leased while in use, leaving when the memory is needed (see Memory)."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from sdapi.domain.models_in_memory import ModelsInMemory
+
+from .memory import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -31,16 +33,18 @@ ModelT = TypeVar("ModelT", bound=HasSize)
 class _Resident(Generic[ModelT]):
     model: ModelT
     leases: int = 0
+    used_at: int = 0
+    """When the last lease was given back, by `Memory.now`."""
 
 
 class Residency(Generic[ModelT]):
     """Models by id. Called from one thread; loading happens on another, so that drawing goes on meanwhile."""
 
-    def __init__(self, load: Callable[[str], ModelT], *, budget_bytes: int) -> None:
-        """`load` runs on the loading thread. Leased models stay whatever the budget: a picture in flight can't lose its model."""
+    def __init__(self, load: Callable[[str], ModelT], memory: Memory) -> None:
+        """`load` runs on the loading thread. `memory` is what other residencies may share."""
         self._load = load
-        self._budget_bytes = budget_bytes
-        self._resident: OrderedDict[str, _Resident[ModelT]] = OrderedDict()
+        self._memory = memory
+        self._resident: dict[str, _Resident[ModelT]] = {}
         self._loading: dict[str, Future[ModelT]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="sdapi-loader")
         self._load_s: dict[str, float] = {}
@@ -52,58 +56,63 @@ class Residency(Generic[ModelT]):
         return self._state
 
     @property
-    def budget_bytes(self) -> int:
-        """What models that nobody leases may take."""
-        return self._budget_bytes
+    def memory(self) -> Memory:
+        """What its models share with others."""
+        return self._memory
 
     @property
     def size_bytes(self) -> int:
         """What the models in memory take."""
         return sum(resident.model.size_bytes for resident in self._resident.values())
 
-    def set_budget(self, budget_bytes: int) -> None:
-        """Keep to another budget from now on."""
-        self._budget_bytes = budget_bytes
-        self._evict()
+    @property
+    def idle_since(self) -> int | None:
+        """See Shelf."""
+        return min((resident.used_at for resident in self._resident.values() if not resident.leases), default=None)
+
+    def drop_idlest(self) -> None:
+        """See Shelf."""
+        idle = {model_id: resident.used_at for model_id, resident in self._resident.items() if not resident.leases}
+        self._drop(min(idle, key=idle.__getitem__))
+
+    def take_in(self) -> None:
+        """See Shelf."""
+        for model_id, future in list(self._loading.items()):
+            if future.done():
+                with suppress(Exception):  # logged nowhere, because nobody wants it any more; whoever asks next has it tried again
+                    self._collect(model_id)
+                    self._resident[model_id].used_at = self._memory.now()
 
     def lease(self, model_id: str) -> ModelT | None:
         """The model, kept until `release`; None while it is being loaded. Raises what loading it raised, once per attempt."""
-        self._collect(model_id)
+        has_come = self._collect(model_id)
         resident = self._resident.get(model_id)
         if resident is None:
             if model_id not in self._loading:
+                self._memory.add(self)
                 self._loading[model_id] = self._loader.submit(self._timed_load, model_id)
+                self._loading[model_id].add_done_callback(lambda _: self._memory.load_ended())
                 self._publish(begun=model_id)
             return None
-        self._resident.move_to_end(model_id)
         resident.leases += 1
+        if has_come:
+            self._memory.keep_to_budget()
         return resident.model
 
     def release(self, model_id: str) -> None:
         """Give one lease back."""
         self._resident[model_id].leases -= 1
-        self._evict()
-
-    def wait_for_load(self, timeout_s: float) -> None:
-        """Return when any load under way has ended, or after the timeout."""
-        for future in list(self._loading.values()):
-            try:
-                future.exception(timeout=timeout_s)
-            except TimeoutError:
-                return
+        self._resident[model_id].used_at = self._memory.now()
+        self._memory.keep_to_budget()
 
     def evict_idle(self) -> int:
         """Forget every model nobody leases, whatever the budget; how many bytes they took."""
-        idle = [model_id for model_id, resident in self._resident.items() if resident.leases == 0]
-        freed = sum(self._resident.pop(model_id).model.size_bytes for model_id in idle)
-        self._publish()
-        for model_id in idle:
-            _log.info("model evicted", extra={"model": model_id})
-        return freed
+        return sum(self._drop(model_id) for model_id, resident in list(self._resident.items()) if not resident.leases)
 
-    def leased(self) -> list[ModelT]:
-        """The models in use."""
-        return [resident.model for resident in self._resident.values() if resident.leases]
+    @property
+    def models(self) -> list[ModelT]:
+        """Those in memory."""
+        return [resident.model for resident in self._resident.values()]
 
     def close(self) -> None:
         """Load nothing more and forget all models."""
@@ -119,28 +128,23 @@ class Residency(Generic[ModelT]):
         _log.info("model loaded", extra={"model": model_id, "seconds": round(seconds, 2), "bytes": model.size_bytes})
         return model
 
-    def _collect(self, model_id: str) -> None:
+    def _collect(self, model_id: str) -> bool:
         future = self._loading.get(model_id)
         if future is None or not future.done():
-            return
+            return False
         del self._loading[model_id]
         try:
             self._resident[model_id] = _Resident(future.result())
         finally:
             self._publish()
-        self._evict(keep=model_id)
+        return True
 
-    def _evict(self, keep: str | None = None) -> None:
-        total = self.size_bytes
-        for model_id in list(self._resident):
-            if total <= self._budget_bytes:
-                return
-            resident = self._resident[model_id]
-            if resident.leases == 0 and model_id != keep:
-                total -= resident.model.size_bytes
-                del self._resident[model_id]
-                self._publish()
-                _log.info("model evicted", extra={"model": model_id})
+    def _drop(self, model_id: str) -> int:
+        size_bytes = self._resident.pop(model_id).model.size_bytes
+        self._publish()
+        self._memory.let_go(size_bytes)
+        _log.info("model evicted", extra={"model": model_id})
+        return size_bytes
 
     def _publish(self, begun: str | None = None) -> None:
         """Replaced as a whole, so that readers on other threads need no lock."""

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL
 
 from sdapi.catalog import Asset, Refused, part_weights
 
-from .loader import SHIPPED_CONFIGS, quiet_loading
+from .loader import quiet_loading
+from .single_files import SHIPPED_CONFIGS
 
 _CHECKPOINT_PREFIX = "first_stage_model."
 
@@ -33,7 +34,7 @@ class Vae:
 class VaeReader:
     """Reads VAEs for one model."""
 
-    def __init__(self, own: Any, *, device: torch.device, dtype: torch.dtype, configs_dir: Path = SHIPPED_CONFIGS) -> None:
+    def __init__(self, own: Any, *, device: torch.device, dtype: torch.dtype, configs_dir: Path = SHIPPED_CONFIGS / "sd1") -> None:
         """`own` is the model's own VAE; `configs_dir/vae/config.json` describes single files."""
         self._own = own
         self._device = device

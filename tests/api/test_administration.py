@@ -257,8 +257,9 @@ async def test_all_models_are_listed_with_their_dates_and_no_list_is_ever_missin
     assert_has_all_of(answer, sample)
     assert_has_all_of(answer["models"][0], sample["models"][0])
     assert [model["model_id"] for model in answer["models"]] == ["demo"]
-    assert [model["model_id"] for model in answer["lora_models"]] == ["moxin"]
-    assert answer["embeddings_models"] == answer["controlnet_models"] == answer["vae_models"] == []
+    assert [model["model_id"] for model in answer["lora_models"]] == ["demo-night", "moxin"]
+    assert [model["model_id"] for model in answer["controlnet_models"]] == ["demo-canny"]
+    assert answer["embeddings_models"] == answer["vae_models"] == []
     month, day, year = answer["lora_models"][0]["load_data"].split(" ")[0].split("/")
     assert (len(month), len(day), len(year)) == (2, 2, 4)
 
@@ -328,7 +329,7 @@ async def test_a_vae_and_a_lora_land_in_their_folders_and_a_webhook_tells(tmp_pa
         await admin.installed("soft")
         await admin.installed("moxin")
         models = await admin.post("get_all_models")
-        assert [one["model_id"] for one in (*models["vae_models"], *models["lora_models"])] == ["soft", "moxin"]
+        assert [one["model_id"] for one in (*models["vae_models"], *models["lora_models"])] == ["soft", "demo-night", "moxin"]
 
         async def told() -> list[Any]:
             return receiver.calls

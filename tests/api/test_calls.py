@@ -62,7 +62,7 @@ async def test_a_webhook_tells_of_the_picture_with_the_track_id_in_its_own_type(
 
 async def test_a_webhook_tells_of_a_job_that_failed(tmp_path: Path, receiver: Receiver) -> None:
     async with running(settings_for(tmp_path)) as server:
-        answer = await post(server, DRAW, {**SHORT, "self_attention": "yes", "webhook": receiver.url(), "track_id": 3})
+        answer = await post(server, DRAW, {**SHORT, "multi_lingual": "yes", "webhook": receiver.url(), "track_id": 3})
         told = json.loads((await call_to(receiver)).body)
 
     assert answer["status"] == "failed"
@@ -160,9 +160,7 @@ async def test_fetch_result_needs_nothing_but_the_key(server: Running) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/v3/super_resolution", {}),
         ("/api/v5/text2video", {}),
-        ("/sd/upscale", {}),
     ],
 )
 async def test_what_is_not_available_fails_plainly_instead_of_drawing_something_else(

@@ -94,10 +94,10 @@ async def test_a_picture_that_is_a_map_already_is_taken_as_it_is(server: Running
         (
             {"controlnet_model": "outlines,blobs"},
             "controlnet_model",
-            "no control net named 'blobs' on this server. There are: lines, outlines.",
+            "no control net named 'blobs' on this server. There are: demo-canny, lines, outlines.",
         ),
         ({"controlnet_type": "depth"}, "controlnet_type", "models/annotators/depth/"),
-        ({"controlnet_type": "blobs"}, "controlnet_type", "There is no controlnet_type 'blobs'. This server makes: canny"),
+        ({"controlnet_type": "blobs"}, "controlnet_type", "There is no controlnet_type 'blobs'. This server knows: canny"),
         ({"init_image": None, "control_image": "same", "mask_image": "same"}, "init_image", "required with mask_image"),
     ],
 )
@@ -114,7 +114,7 @@ async def test_what_can_not_be_led_is_refused_by_its_name_and_nothing_is_recorde
     assert (await post(server, "/api/v5/controlnet", {**LED, "init_image": picture}))["status"] == "success"
 
 
-async def test_with_no_net_installed_the_answer_says_where_they_belong(tmp_path: Path) -> None:
+async def test_with_no_net_installed_the_embedded_one_is_named(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path)) as server:
         answer = await post(server, "/api/v5/controlnet", {**LED, "init_image": a_picture()})
-    assert "models/controlnets/" in answer["message"]["controlnet_model"][0]
+    assert "no control net named 'outlines' on this server. There are: demo-canny." in answer["message"]["controlnet_model"][0]

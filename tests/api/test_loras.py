@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ async def test_the_hosted_answers_tell_what_was_used(server: Running) -> None:
     await finished(server, answer)
 
 
+async def test_the_file_of_a_picture_says_what_was_added_and_its_prompt_asks_for_it_again(server: Running, models: Path) -> None:
+    answer = await server.drawn(**ASKED, lora_model="moxin", lora_strength="0.5")
+    text = (await server.picture(answer["output"][0])).info["parameters"]
+    file = (models / "loras" / "moxin.safetensors").read_bytes()
+    tensors = file[8 + int.from_bytes(file[:8], "little") :]
+    assert f'Lora hashes: "moxin: {hashlib.sha256(tensors).hexdigest()[:12]}"' in text
+    prompt = text.splitlines()[0]
+    assert prompt == "a red circle on a blue background <lora:moxin:0.5>"
+    assert await differs(server, answer, await server.drawn(**ASKED | {"prompt": prompt})) == 0
+
+
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("asked", [{"embeddings_model": "moody"}, {"vae": "dark"}, {"prompt": "a moody circle <lora:moxin:1>"}])
 async def test_what_the_hosted_calls_name_is_seen(server: Running, asked: dict[str, str]) -> None:
@@ -98,9 +110,9 @@ async def test_what_the_hosted_calls_name_is_seen(server: Running, asked: dict[s
 @pytest.mark.parametrize(
     ("asked", "field", "sentence"),
     [
-        ({"lora_model": "nope"}, "lora_model", "There is no LoRA named 'nope' on this server. There are: moxin, sharp."),
-        ({"lora_model": "../moxin"}, "lora_model", "There is no LoRA named '../moxin' on this server. There are: moxin, sharp."),
-        ({"prompt": "a cat <lora:nope:1>"}, "prompt", "There is no LoRA named 'nope' on this server. There are: moxin, sharp."),
+        ({"lora_model": "nope"}, "lora_model", "There is no LoRA named 'nope' on this server. There are: demo-night, moxin, sharp."),
+        ({"lora_model": "../moxin"}, "lora_model", "There is no LoRA named '../moxin' on this server. There are: demo-night, moxin, sharp."),
+        ({"prompt": "a cat <lora:nope:1>"}, "prompt", "There is no LoRA named 'nope' on this server. There are: demo-night, moxin, sharp."),
         ({"prompt": "a cat <lora:moxin:much>"}, "prompt", "In <lora:moxin:much> the weight must be a number, as in <lora:name:0.8>."),
         ({"prompt": "a cat <lora:moxin:7>"}, "prompt", "In <lora:moxin:7> the weight must be between -2 and 2."),
         ({"prompt": "a cat <lora:moxin:nan>"}, "prompt", "In <lora:moxin:nan> the weight must be between -2 and 2."),
@@ -113,7 +125,7 @@ async def test_what_can_not_be_used_is_refused_by_name(server: Running, asked: d
     assert field in response.text
 
 
-@pytest.mark.parametrize(("field", "folder"), [("lora_model", "loras"), ("embeddings_model", "embeddings"), ("vae", "vaes")])
+@pytest.mark.parametrize(("field", "folder"), [("embeddings_model", "embeddings"), ("vae", "vaes")])
 async def test_where_none_is_installed_the_refusal_says_where_they_belong(server: Running, field: str, folder: str) -> None:
     body = {"key": server.client.headers["X-API-KEY"], "model_id": "demo", "prompt": "a cat", field: "nope"}
     answer = (await server.stranger.post("/api/v4/dreambooth", json=body)).json()

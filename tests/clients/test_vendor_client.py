@@ -106,15 +106,21 @@ def test_it_draws_led_by_a_control_net(community: Community, site: Site) -> None
 
 def test_it_is_told_plainly_that_a_control_net_is_not_there(community: Community, site: Site) -> None:
     schema = ControlNet(**GREEN_SQUARE, init_image=site.drawn_url, controlnet_model="depth", controlnet_type="depth")
-    with pytest.raises(Exception, match=r"There is no control net named 'depth' on this server\. There are: canny\."):
+    with pytest.raises(Exception, match=r"There is no control net named 'depth' on this server\. There are: canny, demo-canny\."):
         community.controlnet(schema)
 
 
-def test_it_is_told_plainly_that_upscaling_is_not_available(site: Site) -> None:
-    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2)
+def test_it_makes_a_picture_larger(site: Site) -> None:
+    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2, model_id="demo-x2")
     answer = Image_editing(client_of(site, site.key)).super_resolution(schema)
-    assert (answer["status"], answer["output"]) == ("failed", "")
-    assert "not available" in answer["error"]
+    assert answer["status"] == "success", answer
+    assert site.picture(answer["output"][0]).size == (512, 512)
+
+
+def test_it_is_told_plainly_that_its_usual_upscaler_is_not_there(site: Site) -> None:
+    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2)
+    with pytest.raises(Exception, match=r"There is no upscaler named 'ultra_resolution' on this server\. There are: demo-x2\."):
+        Image_editing(client_of(site, site.key)).super_resolution(schema)
 
 
 def test_it_draws_in_real_time_with_an_enterprise_key(site: Site) -> None:
@@ -124,7 +130,6 @@ def test_it_draws_in_real_time_with_an_enterprise_key(site: Site) -> None:
 
 
 def test_its_enterprise_image_editing_is_answered_too(site: Site) -> None:
-    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2)
+    schema = SuperResolutionSchema(init_image=site.drawn_url, scale=2, model_id="demo-x2")
     answer = Image_editing(client_of(site, site.enterprise_key), enterprise=True).super_resolution(schema)
-    assert (answer["status"], answer["output"]) == ("failed", "")
-    assert "not available" in answer["error"]
+    assert answer["status"] == "success", answer

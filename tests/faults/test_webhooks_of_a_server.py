@@ -35,7 +35,7 @@ async def test_every_one_of_200_ended_jobs_reaches_a_receiver_that_fails_twice_a
                     body = {
                         **BODY,
                         "seed": number,
-                        "self_attention": "yes" if number % 2 else "no",
+                        "multi_lingual": "yes" if number % 2 else "no",
                         "webhook": receiver.url(),
                         "track_id": number,
                     }

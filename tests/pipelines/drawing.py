@@ -10,22 +10,26 @@ import torch
 from PIL import Image
 
 from sdapi.catalog import Catalog, embedded_model_dir
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import Sd1Components, load_sd1
-from sdapi.pipelines.loop import DrawingLoop, Model, Pictures, Result, Ticket
+from sdapi.pipelines.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.memory import Memory
+from sdapi.pipelines.models import Model
 from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.upscalers.model import UpscalerModel
 
 
 @cache
-def demo_parts() -> Sd1Components:
+def demo_parts() -> UnetComponents:
     """The embedded model's networks in float32 on the CPU, loaded once for all tests; nobody changes them."""
     folder = embedded_model_dir()
     assert folder is not None
     catalog = Catalog(folder.parent, aliases={}, embedded=folder)
-    return load_sd1(catalog.get("demo"), device=torch.device("cpu"), dtype=torch.float32)
+    return load_checkpoint(catalog.get("demo"), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def a_request(**changes: object) -> Txt2Img:
@@ -65,18 +69,25 @@ class Studio:
     """A drawing loop on its own thread, with models by id."""
 
     def __init__(
-        self, models: dict[str, Model] | None = None, *, control_nets: dict[str, ControlNetwork] | None = None, max_batch_rows: int = 16
+        self,
+        models: dict[str, Model] | None = None,
+        *,
+        control_nets: dict[str, ControlNetwork] | None = None,
+        max_batch_rows: int = 16,
+        upscalers: dict[str, UpscalerModel] | None = None,
     ) -> None:
         self.models = models or {"demo": UnetModel("demo", demo_parts())}
-        residency: Residency[Model] = Residency(self.models.__getitem__, budget_bytes=2**40)
-        nets: Residency[ControlNetwork] = Residency((control_nets or {}).__getitem__, budget_bytes=2**40)
-        self.loop = DrawingLoop(residency, max_batch_pixels=2**22, max_batch_rows=max_batch_rows, control_nets=nets)
+        memory = Memory(2**40)
+        residency: Residency[Model] = Residency(self.models.__getitem__, memory)
+        nets: Residency[ControlNetwork] = Residency((control_nets or {}).__getitem__, memory)
+        enlargers: Residency[UpscalerModel] = Residency((upscalers or {}).__getitem__, memory)
+        self.loop = DrawingLoop(residency, upscalers=enlargers, max_batch_pixels=2**22, max_batch_rows=max_batch_rows, control_nets=nets)
         self.asked: list[Asked] = []
         self.order: list[str] = []
 
     def ask(
         self,
-        request: Txt2Img | Img2Img | Inpaint | ControlNet,
+        request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale,
         init_image: Image.Image | None = None,
         mask_image: Image.Image | None = None,
         control_image: Image.Image | None = None,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdapi.pipelines.loader import Sd1Components
+from sdapi.pipelines.loader import UnetComponents
 
 from .drawing import demo_parts
 
@@ -64,7 +64,7 @@ def a_lora(seed: int = 1, *, unet: tuple[str, ...] = UNET_PATHS, text: tuple[str
     return RandomLora({path: pair(parts.unet, path) for path in unet}, {path: pair(parts.text_encoder, path) for path in text})
 
 
-def merged(lora: RandomLora, strength: float, parts: Sd1Components | None = None) -> Sd1Components:
+def merged(lora: RandomLora, strength: float, parts: UnetComponents | None = None) -> UnetComponents:
     """A copy of the model into whose weights the change is calculated."""
     base = parts or demo_parts()
     copied = replace(base, unet=copy.deepcopy(base.unet), text_encoder=copy.deepcopy(base.text_encoder))

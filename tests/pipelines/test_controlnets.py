@@ -28,9 +28,10 @@ from sdapi.pipelines.annotators import control_map
 from sdapi.pipelines.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.loader import load_controlnet
-from sdapi.pipelines.loop import Pictures, Trouble
+from sdapi.pipelines.memory import Memory
 from sdapi.pipelines.residency import Residency
 from sdapi.pipelines.row import Row
+from sdapi.pipelines.tickets import Pictures, Trouble
 
 from .control_nets import a_control_net, a_control_net_model
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference
@@ -257,20 +258,20 @@ class Sized:
 def test_models_that_do_not_fit_together_are_drawn_with_all_the_same_and_idle_nets_leave_first() -> None:
     from sdapi.pipelines.leases import Leases
 
-    models: Residency[Sized] = Residency(lambda _: Sized(), budget_bytes=15)
+    memory = Memory(15)
+    models: Residency[Sized] = Residency(lambda _: Sized(), memory)
     loaded: list[str] = []
 
     def load(net_id: str) -> Any:
         loaded.append(net_id)
         return Sized()
 
-    control_nets: Residency[Any] = Residency(load, budget_bytes=15)
+    control_nets: Residency[Any] = Residency(load, memory)
     leases = Leases(models, control_nets)
     for _ in range(100):
         if leases.acquire("model", ("one", "two")) is not None:
             break
-        control_nets.wait_for_load(1)
-        models.wait_for_load(1)
+        memory.wait_for_load(1)
     assert len(leases.control_nets) == 2
     assert sorted(loaded) == ["one", "two"]
     leases.release()

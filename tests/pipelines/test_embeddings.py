@@ -15,8 +15,8 @@ from sdapi.catalog import Asset, Assets
 from sdapi.pipelines.additions import Additions, AdditionShelves
 from sdapi.pipelines.embeddings import EmbeddingReader, placed, split_by_words
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loop import Pictures, Trouble
 from sdapi.pipelines.prompts import PromptEncoder
+from sdapi.pipelines.tickets import Pictures, Trouble
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 
@@ -39,7 +39,9 @@ def added(models_dir: Path, prompt: str, **changes: object) -> Additions:
 def encoded(models_dir: Path, prompt: str, **changes: object) -> Tensor:
     additions = added(models_dir, prompt, **changes)
     encoder = PromptEncoder(demo_parts().tokenizer, demo_parts().text_encoder)
-    return encoder.encode(additions.prompt, chunks=encoder.chunk_count(additions.prompt, additions.changes), changes=additions.changes)
+    return encoder.encode(
+        additions.prompt, chunks=encoder.chunk_count(additions.prompt, additions.changes), changes=additions.changes
+    ).context
 
 
 def stock_encoding(prompt: str, tensors: Tensor, token: str) -> Tensor:
@@ -78,7 +80,7 @@ def test_diffusers_files_are_read_and_the_token_they_were_trained_as_is_a_name_t
     asset = Asset("moody", "embedding", file, "single_file", 1, datetime(2026, 1, 1, tzinfo=UTC), weights=(file,), trigger="in a mood")
     read = EmbeddingReader(demo_parts().text_encoder).read(asset)
     assert read.words == ("moody", "in a mood", "<sks>")
-    assert torch.equal(read.vectors, trained.reshape(-1, 64))
+    assert torch.equal(read.vectors[0], trained.reshape(-1, 64))
     assert split_by_words("a (<SKS> circle", [read]) == ["a (", read, " circle"]
 
 

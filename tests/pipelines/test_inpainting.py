@@ -24,9 +24,9 @@ from sdapi.domain.generation import Img2Img, Inpaint, SchedulerName, Txt2Img
 from sdapi.engine.availability import missing
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.inpainting import latent_mask, pixel_mask, pixel_paste
-from sdapi.pipelines.loader import Sd1Components, load_sd1
-from sdapi.pipelines.loop import Pictures
+from sdapi.pipelines.loader import UnetComponents, load_checkpoint
 from sdapi.pipelines.row import Row
+from sdapi.pipelines.tickets import Pictures
 
 from .drawing import Studio, a_request, an_img2img_request, an_inpaint_request, demo_parts, draw_alone, greatest_difference
 from .tiny_checkpoint import write_diffusers_folder, write_single_file
@@ -72,7 +72,7 @@ def mean_difference_outside(one: Image.Image, other: Image.Image, mask: Image.Im
 
 
 @cache
-def inpainting_parts() -> Sd1Components:
+def inpainting_parts() -> UnetComponents:
     """The embedded model, its UNet widened to nine channels that all matter."""
     parts = demo_parts()
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def inpainting_parts() -> Sd1Components:
 
 
 def stock(
-    parts: Sd1Components, request: Inpaint, init: Image.Image, mask: Image.Image, *, scheduler: SchedulerName | None = None
+    parts: UnetComponents, request: Inpaint, init: Image.Image, mask: Image.Image, *, scheduler: SchedulerName | None = None
 ) -> Image.Image:
     """What StableDiffusionInpaintPipeline draws, before anything is pasted back."""
     name = scheduler.value if scheduler else str(parts.scheduler_config["_class_name"])
@@ -110,7 +110,7 @@ def stock(
 
 
 def draw_with(
-    parts: Sd1Components, request: Txt2Img | Img2Img | Inpaint, init: Image.Image | None = None, mask: Image.Image | None = None
+    parts: UnetComponents, request: Txt2Img | Img2Img | Inpaint, init: Image.Image | None = None, mask: Image.Image | None = None
 ) -> Image.Image:
     studio = Studio({"demo": UnetModel("demo", parts)})
     asked = studio.ask(request, init, mask)
@@ -284,9 +284,8 @@ def test_inpainting_checkpoints_are_loaded_from_folders_and_single_files_alike(t
     shutil.copytree(plain, tmp_path / "configs", ignore=shutil.ignore_patterns("*.safetensors"))
     catalog = Catalog(tmp_path, aliases={}, embedded=None)
     assert catalog.problems() == []
-    loaded = {
-        one.id: load_sd1(one, device=torch.device("cpu"), dtype=torch.float32, configs_dir=tmp_path / "configs") for one in catalog.all()
-    }
+    cpu, configs = torch.device("cpu"), tmp_path / "configs"
+    loaded = {one.id: load_checkpoint(one, device=cpu, dtype=torch.float32, configs_dir=configs) for one in catalog.all()}
     ours, theirs = loaded["file"].unet, loaded["folder"].unet
     assert ours.config.in_channels == theirs.config.in_channels == 9
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())

@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import Catalog, Checkpoint, ModelBroken
 from sdapi.domain.generation import SchedulerName
-from sdapi.pipelines.loader import SHIPPED_CONFIGS, Sd1Components, load_sd1
+from sdapi.pipelines.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.single_files import SHIPPED_CONFIGS
 
 from .tiny_checkpoint import ldm_state, write_diffusers_folder, write_single_file
 
@@ -50,8 +51,8 @@ def checkpoint(models: Path, model_id: str) -> Checkpoint:
     return Catalog(models, aliases={}, embedded=None).get(model_id)
 
 
-def load(models: Path, model_id: str, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Sd1Components:
-    return load_sd1(checkpoint(models, model_id), device=device, dtype=dtype, configs_dir=models / "configs")
+def load(models: Path, model_id: str, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> UnetComponents:
+    return load_checkpoint(checkpoint(models, model_id), device=device, dtype=dtype, configs_dir=models / "configs")
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_single_file_gives_exactly_what_its_diffusers_folder_gives(tiny: Path)
 
 
 @torch.inference_mode()
-def picture(parts: Sd1Components) -> torch.Tensor:
+def picture(parts: UnetComponents) -> torch.Tensor:
     """One guided forward from words to pixels, without a scheduler."""
     ids = parts.tokenizer("a red circle", padding="max_length", max_length=parts.max_tokens, return_tensors="pt").input_ids
     context = parts.text_encoder(ids)[0]
@@ -180,7 +181,7 @@ def test_a_folder_that_lacks_a_tensor_is_broken_not_filled_with_noise(models: Pa
 
 def test_a_file_of_other_sizes_than_its_configuration_is_broken(tiny: Path) -> None:
     with pytest.raises(ModelBroken, match=r"The model 'file' can't be loaded"):
-        load_sd1(checkpoint(tiny, "file"), device=CPU, dtype=torch.float32, configs_dir=SHIPPED_CONFIGS)
+        load_checkpoint(checkpoint(tiny, "file"), device=CPU, dtype=torch.float32, configs_dir=SHIPPED_CONFIGS / "sd1")
 
 
 class Payload:
@@ -203,7 +204,7 @@ def test_a_pickle_put_in_the_place_of_listed_weights_is_not_unpickled(
 
     for one in listed:
         with pytest.raises(ModelBroken):
-            load_sd1(one, device=CPU, dtype=torch.float32, configs_dir=models / "configs")
+            load_checkpoint(one, device=CPU, dtype=torch.float32, configs_dir=models / "configs")
 
     assert attempts == []
     assert not (tmp_path / "trace").exists()
@@ -215,7 +216,7 @@ def test_folder_weights_that_became_bin_files_are_refused(models: Path, attempts
     (unet / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({"conv_in.weight": torch.ones(1)}, unet / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelBroken, match="only pickled weights"):
-        load_sd1(listed, device=CPU, dtype=torch.float32)
+        load_checkpoint(listed, device=CPU, dtype=torch.float32)
     assert attempts == []
 
 
@@ -240,7 +241,7 @@ def test_a_broken_model_is_explained_in_the_log(models: Path, caplog: pytest.Log
     listed = checkpoint(models, "file")
     (models / "checkpoints" / "file.safetensors").unlink()
     with caplog.at_level(logging.ERROR, "sdapi"), pytest.raises(ModelBroken):
-        load_sd1(listed, device=CPU, dtype=torch.float32)
+        load_checkpoint(listed, device=CPU, dtype=torch.float32)
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
@@ -253,26 +254,26 @@ def test_a_broken_model_is_explained_in_the_log(models: Path, caplog: pytest.Log
     ],
 )
 def test_the_shipped_tokenizer_numbers_words_as_clip_does(text: str, ids: list[int]) -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED_CONFIGS / "tokenizer", local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(SHIPPED_CONFIGS / "sd1" / "tokenizer", local_files_only=True)
     assert tokenizer(text).input_ids == ids
     assert (len(tokenizer), tokenizer.model_max_length, tokenizer.pad_token_id) == (49408, 77, 49407)
 
 
 def test_the_shipped_configurations_describe_stable_diffusion_1() -> None:
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SHIPPED_CONFIGS / "unet", local_files_only=True))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(SHIPPED_CONFIGS / "vae", local_files_only=True))
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SHIPPED_CONFIGS / "text_encoder", local_files_only=True))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SHIPPED_CONFIGS / "sd1" / "unet", local_files_only=True))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(SHIPPED_CONFIGS / "sd1" / "vae", local_files_only=True))
+        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(SHIPPED_CONFIGS / "sd1" / "text_encoder", local_files_only=True))
     counts = [sum(p.numel() for p in network.parameters()) for network in (unet, vae, text_encoder)]
     # As counted by everybody who loads the published model: 860 M, 84 M and 123 M.
     assert counts == [859_520_964, 83_653_863, 123_060_480]
-    scheduler = PNDMScheduler.from_pretrained(SHIPPED_CONFIGS / "scheduler", local_files_only=True)
+    scheduler = PNDMScheduler.from_pretrained(SHIPPED_CONFIGS / "sd1" / "scheduler", local_files_only=True)
     assert (scheduler.config.beta_schedule, scheduler.config.steps_offset, scheduler.config.prediction_type) == (
         "scaled_linear",
         1,
         "epsilon",
     )
-    assert json.loads((SHIPPED_CONFIGS / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+    assert json.loads((SHIPPED_CONFIGS / "sd1" / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
 
 
 @pytest.mark.gpu

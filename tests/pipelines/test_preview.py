@@ -16,8 +16,8 @@ from sdapi.domain.generation import SchedulerName
 from sdapi.domain.progress import Progress
 from sdapi.engine.availability import missing
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loop import Pictures
 from sdapi.pipelines.row import Row
+from sdapi.pipelines.tickets import Pictures
 
 from .drawing import Asked, Studio, a_request, an_img2img_request, demo_parts, draw_alone
 
@@ -182,8 +182,8 @@ def test_clearing_caches_forgets_idle_models_and_prompts_and_drawing_goes_on() -
 
     job = studio.ask(a_request(steps=30), on_step=clear)
     studio.draw()
-    prompts = 2 * 77 * demo_parts().text_encoder.config.hidden_size * 4
-    assert freed[0] == models["other"].size_bytes + prompts
+    prompts_of_each = 2 * 77 * demo_parts().text_encoder.config.hidden_size * 4
+    assert freed[0] == models["other"].size_bytes + 2 * prompts_of_each
     assert job.image.tobytes() == draw_alone(a_request(steps=30)).tobytes()
 
 

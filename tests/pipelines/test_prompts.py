@@ -6,7 +6,8 @@ import diffusers
 import pytest
 import torch
 
-from sdapi.pipelines.prompts import BREAK, Fragment, PromptEncoder, parse_weights
+from sdapi.pipelines.prompt_syntax import BREAK, Fragment, parse_weights
+from sdapi.pipelines.prompts import PromptEncoder
 
 from .drawing import demo_parts
 
@@ -59,29 +60,29 @@ def test_a_plain_prompt_encodes_exactly_as_in_diffusers(encoder: PromptEncoder) 
         requires_safety_checker=False,
     )
     expected, _ = pipeline.encode_prompt("a red circle, ßø 日本", torch.device("cpu"), 1, do_classifier_free_guidance=False)
-    assert torch.equal(encoder.encode("a red circle, ßø 日本", chunks=1), expected[0])
+    assert torch.equal(encoder.encode("a red circle, ßø 日本", chunks=1).context, expected[0])
 
 
 def test_words_beyond_77_tokens_still_count(encoder: PromptEncoder) -> None:
     filler = "a " * 80
     red, blue = (f"{filler} {colour} circle" for colour in ("red", "blue"))
     assert encoder.chunk_count(red) == 2
-    one, other = encoder.encode(red, chunks=2), encoder.encode(blue, chunks=2)
+    one, other = encoder.encode(red, chunks=2).context, encoder.encode(blue, chunks=2).context
     assert one.shape[0] == 154
     assert not torch.equal(one[77:], other[77:])
     assert torch.equal(one[:77], other[:77])
 
 
 def test_a_shorter_prompt_is_filled_with_encoded_empty_chunks(encoder: PromptEncoder) -> None:
-    filled = encoder.encode("a red circle", chunks=2)
-    assert torch.equal(filled[77:], encoder.encode("", chunks=1))
+    filled = encoder.encode("a red circle", chunks=2).context
+    assert torch.equal(filled[77:], encoder.encode("", chunks=1).context)
 
 
 def test_a_weight_moves_the_encoding_in_proportion_and_one_is_neutral(encoder: PromptEncoder) -> None:
-    plain = encoder.encode("a red circle", chunks=1)
-    assert torch.equal(encoder.encode("a (red:1.0) circle", chunks=1), plain)
-    little = (encoder.encode("a (red:1.1) circle", chunks=1) - plain).norm()
-    much = (encoder.encode("a (red:1.5) circle", chunks=1) - plain).norm()
+    plain = encoder.encode("a red circle", chunks=1).context
+    assert torch.equal(encoder.encode("a (red:1.0) circle", chunks=1).context, plain)
+    little = (encoder.encode("a (red:1.1) circle", chunks=1).context - plain).norm()
+    much = (encoder.encode("a (red:1.5) circle", chunks=1).context - plain).norm()
     assert 0 < little < much
 
 
@@ -91,5 +92,5 @@ def test_clip_skip_takes_an_earlier_layer(encoder: PromptEncoder) -> None:
     with torch.no_grad():
         layers = parts.text_encoder(ids, output_hidden_states=True).hidden_states
         expected = getattr(parts.text_encoder, "text_model", parts.text_encoder).final_layer_norm(layers[-2])[0]
-    assert torch.equal(encoder.encode("a red circle", chunks=1, clip_skip=2), expected)
-    assert not torch.equal(expected, encoder.encode("a red circle", chunks=1))
+    assert torch.equal(encoder.encode("a red circle", chunks=1, clip_skip=2).context, expected)
+    assert not torch.equal(expected, encoder.encode("a red circle", chunks=1).context)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from sdapi.catalog import Assets, Refused
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loop import Pictures, Trouble
+from sdapi.pipelines.tickets import Pictures, Trouble
 from sdapi.pipelines.vaes import VaeReader
 
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference

@@ -32,6 +32,19 @@ SD1: Shapes = {
     "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
     "cond_stage_model.transformer.text_model.final_layer_norm.weight": (768,),
 }
+SD2: Shapes = {
+    UNET + "input_blocks.0.0.weight": (8, 4, 3, 3),
+    TO_K: (8, 1024),
+    "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
+    "cond_stage_model.model.ln_final.weight": (1024,),
+}
+SDXL: Shapes = {
+    UNET + "input_blocks.0.0.weight": (8, 4, 3, 3),
+    TO_K: (8, 2048),
+    "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
+    "conditioner.embedders.1.model.ln_final.weight": (1280,),
+}
 
 
 class Clock:
@@ -65,19 +78,28 @@ def write_safetensors(path: Path, shapes: Shapes = SD1, *, cut_bytes: int = 0) -
     return path
 
 
-def write_folder(path: Path, *, pipeline: str = "StableDiffusionPipeline", weights: str = ".safetensors", **unet: Any) -> Path:
+def write_folder(
+    path: Path, *, pipeline: str = "StableDiffusionPipeline", weights: str = ".safetensors", is_xl: bool = False, **unet: Any
+) -> Path:
+    index = {"_class_name": pipeline, "text_encoder": ["transformers", "CLIPTextModel"]}
     jsons: dict[str, Any] = {
-        "model_index.json": {"_class_name": pipeline, "text_encoder": ["transformers", "CLIPTextModel"]},
+        "model_index.json": index,
         "unet/config.json": {"_class_name": "UNet2DConditionModel", "in_channels": 4, "cross_attention_dim": 64, **unet},
         "vae/config.json": {},
         "text_encoder/config.json": {},
         "scheduler/scheduler_config.json": {},
         "tokenizer/tokenizer_config.json": {},
     }
+    names = ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"]
+    if is_xl:
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+        jsons["unet/config.json"] = {"addition_embed_type": "text_time", **jsons["unet/config.json"]}
+        jsons |= {"text_encoder_2/config.json": {}, "tokenizer_2/tokenizer_config.json": {}}
+        names.append("text_encoder_2/model")
     for name, value in jsons.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(json.dumps(value))
-    for name in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+    for name in names:
         write_safetensors(path / f"{name}{weights}", {"weight": (2, 2)})
     return path
 
@@ -232,9 +254,12 @@ def test_a_link_that_leads_nowhere_is_a_problem(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({**SD1, TO_K: (8, 1024)}, "(sd2)"),
-        ({**SD1, "conditioner.embedders.0.transformer.x": (1,)}, "(sdxl)"),
-        ({**SD1, TO_K: (8, 2048)}, "(sdxl)"),
+        ({**SD1, TO_K: (8, 1024)}, "no text encoder"),
+        ({**SD1, TO_K: (8, 2048)}, "no text encoder"),
+        ({name: shape for name, shape in SDXL.items() if "embedders.1" not in name}, "no text encoder"),
+        ({**SDXL, TO_K: (8, 1280)}, "is the refiner"),
+        ({**SD2, UNET + "input_blocks.0.0.weight": (8, 5, 3, 3)}, "takes 5 channels"),
+        ({**SDXL, UNET + "input_blocks.0.0.weight": (8, 8, 3, 3)}, "takes 8 channels"),
         ({UNET + "joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "(sd3)"),
         ({"double_blocks.0.img_attn.qkv.weight": (8, 8)}, "(flux)"),
         ({**SD1, TO_K: (8, 99)}, "not a model of a family"),
@@ -255,18 +280,49 @@ def test_a_file_of_another_kind_is_named_and_refused(folder: Path, shapes: Shape
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pipeline": "StableDiffusionXLPipeline"}, "(sdxl)"),
+        ({"pipeline": "StableDiffusionXLPipeline"}, "no folder text_encoder_2/"),
+        ({"pipeline": "StableDiffusionXLInstructPix2PixPipeline", "is_xl": True, "in_channels": 8}, "takes 8 channels"),
+        ({"pipeline": "StableDiffusionXLPipeline", "is_xl": True, "addition_embed_type": None}, "not one of Stable Diffusion XL"),
         ({"pipeline": "StableDiffusion3Pipeline"}, "(sd3)"),
         ({"pipeline": "FluxPipeline"}, "(flux)"),
         ({"pipeline": "KandinskyPipeline"}, "not a model of a family"),
-        ({"cross_attention_dim": 1024}, "(sd2)"),
         ({"in_channels": 8}, "takes 8 channels"),
+        ({"pipeline": "StableDiffusionInstructPix2PixPipeline", "in_channels": 8}, "takes 8 channels"),
         ({"_class_name": "UNet3DConditionModel"}, "not a model of a family"),
     ],
 )
 def test_a_folder_of_another_family_is_named_and_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
     write_folder(folder / "other", **changes)
     assert words in only_problem(catalog(folder))
+
+
+@pytest.mark.parametrize(("shapes", "family"), [(SD1, "sd1"), (SD2, "sd2"), (SDXL, "sdxl")])
+def test_a_files_family_is_told_by_its_context_and_text_encoders(folder: Path, shapes: Shapes, family: str) -> None:
+    write_safetensors(folder / "file.safetensors", shapes)
+    assert catalog(folder).get("file").family == family
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "sd1"),
+        ({"cross_attention_dim": 768, "use_linear_projection": True}, "sd1"),
+        ({"cross_attention_dim": 1024}, "sd2"),
+        ({"use_linear_projection": True}, "sd2"),
+        ({"pipeline": "StableDiffusionXLPipeline", "is_xl": True}, "sdxl"),
+        ({"pipeline": "StableDiffusionXLInpaintPipeline", "is_xl": True, "in_channels": 9}, "sdxl"),
+    ],
+)
+def test_a_folders_family_is_told_by_its_components_whatever_their_size(folder: Path, changes: dict[str, Any], family: str) -> None:
+    write_folder(folder / "tiny", **changes)
+    found = catalog(folder).get("tiny")
+    assert (found.family, len(found.weights)) == (family, 4 if family == "sdxl" else 3)
+
+
+def test_the_refiner_is_refused_by_name(folder: Path) -> None:
+    write_folder(folder / "refiner", pipeline="StableDiffusionXLImg2ImgPipeline", is_xl=True)
+    (folder / "refiner" / "text_encoder").rename(folder / "refiner" / "elsewhere")
+    assert "is the refiner" in only_problem(catalog(folder))
 
 
 def test_inpainting_models_are_told_by_their_nine_channels(folder: Path) -> None:

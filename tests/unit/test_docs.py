@@ -18,6 +18,7 @@ from sdapi.app import create_app
 from sdapi.catalog.checkpoint import Sidecar
 from sdapi.domain.generation import SchedulerName
 from sdapi.http.routers import all_routers
+from sdapi.parameter_table import placed
 from sdapi.services import DIALECTS
 from sdapi.settings import Settings
 
@@ -195,7 +196,16 @@ def test_every_section_that_is_linked_exists() -> None:
 
 
 def test_the_readme_stays_readable() -> None:
-    assert len(README.splitlines()) < 520
+    assert len(README.splitlines()) < 640
+
+
+def test_the_table_of_parameters_is_what_the_code_says() -> None:
+    assert placed(README) == README, "`make parameters` writes it anew"
+
+
+def test_a_parameter_that_is_read_otherwise_would_be_noticed() -> None:
+    row = next(line for line in README.splitlines() if line.startswith("| `clip_skip`"))
+    assert placed(README.replace(row, row.replace("tip", "ti"))) == README
 
 
 def test_the_models_page_tells_every_sidecar_field_and_its_example_is_valid() -> None:

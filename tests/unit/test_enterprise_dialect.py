@@ -53,10 +53,10 @@ def test_the_documented_text2img_request_is_read() -> None:
         scheduler=SchedulerName.UNIPC,
         use_karras_sigmas=True,
         enhance_prompt=True,
+        token_merging=True,
         echo={
             "track_id": None,
             "safety_checker": "no",
-            "tomesd": "yes",
             "upscale": "no",
             "instant_response": "no",
             "embeddings": "embeddings_model_id",

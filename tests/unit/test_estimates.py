@@ -81,8 +81,24 @@ def test_what_takes_more_forwards_or_more_afterwards_costs_more(change: dict[str
     assert cost_of(a_request(**change)) > 1.1 * cost_of(plain)
 
 
+def test_the_high_resolution_fix_costs_its_small_drawing_and_six_tenths_of_the_large_one() -> None:
+    large = {"width": 1024, "height": 1024, "steps": 20}
+    small, plain = shape_of(a_request(steps=20)), shape_of(a_request(**large))
+    fixed = shape_of(a_request(**large, highres_fix=True))
+    assert fixed.steps == 20 + 12
+    assert fixed.steps * fixed.step_cost == pytest.approx(20 * small.step_cost + 12 * plain.step_cost)
+
+
 def test_only_pictures_of_one_model_and_size_share_forwards() -> None:
     key = shape_of(a_request()).key
     assert shape_of(a_request(steps=7, seed=8, prompt="a dog", guidance_scale=1)).key == key
-    assert key not in (shape_of(a_request(**change)).key for change in ({"width": 256}, {"checkpoint": "other"}, {"panorama": True}))
-    assert not shape_of(a_request(self_attention=True)).shares
+    assert shape_of(a_request(self_attention=True)).key == key
+    other = ({"width": 256}, {"checkpoint": "other"}, {"panorama": True}, {"token_merging": True})
+    assert key not in (shape_of(a_request(**change)).key for change in other)
+
+
+def test_a_panorama_costs_by_its_windows_and_a_perturbed_half_as_much_as_any_other() -> None:
+    wide = a_request(width=1024, steps=50)
+    assert shape_of(wide.model_copy(update={"panorama": True})).step_cost == pytest.approx(2 * shape_of(wide).step_cost)
+    perturbed = shape_of(wide.model_copy(update={"self_attention": True}))
+    assert perturbed.step_cost == pytest.approx(1.5 * shape_of(wide).step_cost)

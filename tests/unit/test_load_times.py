@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from sdapi.domain.models_in_memory import ModelsInMemory
+from sdapi.domain.models_in_memory import ModelsInMemory, upscaler_entry, upscaler_id
 from sdapi.engine.load_times import EngineState, ready_in_s
+from sdapi.pipelines.memory import Memory
 from sdapi.pipelines.residency import Residency
 
 NOW_S = 1000.0
@@ -73,17 +74,17 @@ def test_the_residency_tells_what_is_there_what_comes_and_how_long_it_took() -> 
         gate.wait(5)
         return Weights(name)
 
-    residency = Residency(load, budget_bytes=10)
+    residency = Residency(load, Memory(10))
     assert residency.state == ModelsInMemory()
     residency.lease("a")
     assert (set(residency.state.resident), set(residency.state.loading)) == (set(), {"a"})
     gate.set()
     while residency.lease("a") is None:
-        residency.wait_for_load(5)
+        residency.memory.wait_for_load(5)
     assert (set(residency.state.resident), set(residency.state.loading), set(residency.state.load_s)) == ({"a"}, set(), {"a"})
     residency.release("a")
     while residency.lease("b") is None:
-        residency.wait_for_load(5)
+        residency.memory.wait_for_load(5)
     assert set(residency.state.resident) == {"b"}
     residency.close()
 
@@ -92,10 +93,19 @@ def test_a_load_that_failed_is_not_on_its_way_any_more() -> None:
     def load(name: str) -> Weights:
         raise OSError("the file is truncated")
 
-    residency = Residency(load, budget_bytes=10)
+    residency = Residency(load, Memory(10))
     residency.lease("a")
-    residency.wait_for_load(5)
+    residency.memory.wait_for_load(5)
     with pytest.raises(OSError, match="truncated"):
         residency.lease("a")
     assert residency.state == ModelsInMemory()
     residency.close()
+
+
+def test_an_upscaler_is_not_taken_for_a_checkpoint_of_the_same_name() -> None:
+    models = ModelsInMemory(load_s={"same": 9.0}).with_upscalers(ModelsInMemory(frozenset({"same"}), load_s={"same": 2.0}))
+    state = EngineState(opened=True, models=models)
+
+    assert ready_in_s(upscaler_entry("same"), {}, state, now_s=0) == 0
+    assert ready_in_s("same", {}, state, now_s=0) == 9
+    assert (upscaler_id(upscaler_entry("same")), upscaler_id("same")) == ("same", None)

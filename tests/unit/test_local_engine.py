@@ -52,8 +52,8 @@ async def test_room_counts_pictures_and_comes_back(tmp_path: Path) -> None:
 
 async def test_a_kind_that_can_not_be_drawn_fails_without_starting_the_device(tmp_path: Path) -> None:
     engine = an_engine(tmp_path, device="abacus")
-    outcome = await engine.draw(work(panorama=True), ignore, threading.Event())
-    assert outcome == Failed("Panorama is not available on this server.")
+    outcome = await engine.draw(work(multi_lingual=True), ignore, threading.Event())
+    assert outcome == Failed("Translating prompts (multi_lingual) is not available on this server.")
     assert engine.problem() is None
     await engine.stop()
 

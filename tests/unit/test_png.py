@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
-from sdapi.png import encode_png, parameters_text
+from sdapi.domain.generation import ControlNet, Img2Img, SchedulerName, Txt2Img, Upscale
+from sdapi.png import Hashes, encode_png, parameters_text, upscaling_text
 
 
 def a_request(**changes: object) -> Txt2Img:
@@ -15,8 +15,8 @@ def a_request(**changes: object) -> Txt2Img:
     return Txt2Img.model_validate({"checkpoint": "demo", "prompt": "a cat", "seed": 7, **changes})
 
 
-def text_of(request: Txt2Img | Img2Img, model: str = "demo", model_hash: str | None = None) -> str:
-    return parameters_text(request, seed=request.seed, model=model, model_hash=model_hash)
+def text_of(request: Txt2Img | Img2Img | ControlNet, model: str = "demo", hashes: Hashes | None = None) -> str:
+    return parameters_text(request, seed=request.seed, model=model, hashes=hashes or Hashes())
 
 
 def reread(png: bytes) -> Image.Image:
@@ -40,7 +40,7 @@ def test_everything_about_a_picture_is_written_in_the_order_of_a1111() -> None:
         init_image="in/a.png",
         strength=0.8,
     )
-    assert parameters_text(request, seed=4, model="demo", model_hash="abc123def4") == (
+    assert parameters_text(request, seed=4, model="demo", hashes=Hashes("abc123def4")) == (
         "a cat\nNegative prompt: blurry, grey\n"
         "Steps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 4, Size: 512x256, Model hash: abc123def4, Model: demo, "
         "Denoising strength: 0.8, Clip skip: 2, Version: sdapi"
@@ -50,6 +50,54 @@ def test_everything_about_a_picture_is_written_in_the_order_of_a1111() -> None:
 def test_what_was_not_asked_for_is_not_written() -> None:
     text = text_of(a_request(guidance_scale=7.0))
     assert text == "a cat\nSteps: 30, CFG scale: 7, Seed: 7, Size: 512x512, Model: demo, Version: sdapi"
+
+
+def test_what_is_added_to_the_model_is_told_as_a1111_tells_it() -> None:
+    request = a_request(
+        loras=[{"id": "moxin", "strength": 0.8}, {"id": "sharp", "strength": -0.5}],
+        embeddings=["EasyNegative"],
+        vae="dark",
+        guidance_scale=7,
+    )
+    told = Hashes("abc123def4", {"moxin": "a1b2c3d4e5f6", "sharp": "0" * 12}, {"EasyNegative": "1" * 12}, "2" * 10)
+    assert text_of(request, hashes=told) == (
+        "a cat <lora:moxin:0.8> <lora:sharp:-0.5>\nSteps: 30, CFG scale: 7, Seed: 7, Size: 512x512, Model hash: abc123def4, Model: demo, "
+        f'VAE hash: {"2" * 10}, VAE: dark, Lora hashes: "moxin: a1b2c3d4e5f6, sharp: {"0" * 12}", TI hashes: "EasyNegative: {"1" * 12}", '
+        "Embeddings: EasyNegative, Version: sdapi"
+    )
+
+
+def test_control_nets_are_told_as_the_extension_of_a1111_tells_them() -> None:
+    values = {
+        "controlnet_models": ["lines", "depth"],
+        "controlnet_type": "canny",
+        "conditioning_scales": [1, 0.5],
+        "control_image": "in/a.png",
+    }
+    request = ControlNet.model_validate({**a_request().model_dump(exclude={"kind"}), **values})
+    pairs = text_of(request)
+    assert 'ControlNet 0: "Module: canny, Model: lines, Weight: 1, Control Mode: Balanced"' in pairs
+    assert 'ControlNet 1: "Module: canny, Model: depth, Weight: 0.5, Control Mode: Balanced"' in pairs
+    assert "Module: none" in text_of(request.model_copy(update={"auto_hint": False}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"highres_fix": True}, "Denoising strength: 0.6, Highres fix: yes"),
+        ({"self_attention": True}, "Self attention: yes"),
+        ({"panorama": True}, "Panorama: yes"),
+        ({"token_merging": True}, "Token merging: yes"),
+        ({"upscale": 2, "upscaler": "sharp-x2"}, "Postprocess upscale by: 2, Postprocess upscaler: sharp-x2"),
+    ],
+)
+def test_what_was_done_besides_is_told(asked: dict[str, object], told: str) -> None:
+    assert told in text_of(a_request(**asked))
+
+
+def test_a_picture_that_was_only_made_larger_says_by_what() -> None:
+    request = Upscale(init_image="in/a.png", width=8, height=8, scale=2, upscaler="sharp-x2")
+    assert upscaling_text(request) == "Postprocess upscale by: 2, Postprocess upscaler: sharp-x2, Version: sdapi"
 
 
 @pytest.mark.parametrize("scheduler", SchedulerName)

@@ -93,8 +93,8 @@ def test_the_later_fields_of_v4_are_read() -> None:
 
     assert (asked.scheduler, asked.use_karras_sigmas, asked.clip_skip) == (SchedulerName.UNIPC, True, 1)
     assert (asked.lora_models, asked.lora_strengths, asked.embeddings) == (("a", "b"), (0.5, 1.0), ("bad-hands",))
-    assert (asked.echo["lora"], asked.echo["lora_strength"], asked.echo["tomesd"]) == ("a,b", "0.5,1", "yes")
-    assert asked.temp
+    assert (asked.echo["lora"], asked.echo["lora_strength"]) == ("a,b", "0.5,1")
+    assert (asked.token_merging, asked.temp) == (True, True)
 
 
 def test_meta_names_what_was_asked_for_beside_the_model() -> None:
