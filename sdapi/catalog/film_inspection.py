@@ -10,7 +10,7 @@ from typing import Any, Final
 from sdapi.domain.families import FAMILY_NAMES, FilmFamily
 
 from .configurations import read_json
-from .weights import Refused
+from .weights import Refused, part_weights, read_shapes
 from .whole_inspection import weights_of_parts
 
 FILM_PIPELINES: Final[Mapping[str, FilmFamily]] = {
@@ -37,14 +37,14 @@ class InspectedFilmModel:
     weights: tuple[Path, ...]
     longest_frames: int | None
     """How many frames it knows; None: any number."""
+    is_motion_adapter: bool = False
+    """Whether it draws films only together with a Stable Diffusion 1.x checkpoint."""
 
 
 def inspect_film_model(path: Path) -> InspectedFilmModel:
     """Look at a folder below `models/video/`. Raises Refused where it can't be drawn with, and OSError."""
     if not (path / "model_index.json").is_file():
-        what = "a motion adapter alone; save it together with a Stable Diffusion 1.x model as an AnimateDiffPipeline"
-        is_adapter = (path / "config.json").is_file() and read_json(path / "config.json").get("_class_name") == "MotionAdapter"
-        raise Refused(f"It is {what}." if is_adapter else "It is a folder without model_index.json, so it is not a diffusers model.")
+        return _inspect_adapter(path)
     index = read_json(path / "model_index.json")
     family = FILM_PIPELINES.get(str(index.get("_class_name")))
     if family is None:
@@ -57,10 +57,24 @@ def inspect_film_model(path: Path) -> InspectedFilmModel:
     return InspectedFilmModel(family, weights, _longest_frames(path, index) if family == "animatediff" else None)
 
 
+def _inspect_adapter(path: Path) -> InspectedFilmModel:
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    if config.get("_class_name") != "MotionAdapter":
+        raise Refused("It has no model_index.json, and it is no motion adapter: it is not a diffusers model for films.")
+    weights = part_weights(path, prefer_fp16=False).files
+    for file in weights:
+        read_shapes(file)
+    return InspectedFilmModel("animatediff", weights, _frames(config), is_motion_adapter=True)
+
+
 def _longest_frames(path: Path, index: Mapping[str, Any]) -> int:
     """As many as its motion modules have positions for."""
     part = "unet" if index["unet"] == ["diffusers", "UNetMotionModel"] else "motion_adapter"
     if not (path / part).is_dir():
         raise Refused("It has no motion modules: neither a UNetMotionModel nor a folder motion_adapter/.")
-    frames = read_json(path / part / "config.json").get("motion_max_seq_length", _USUAL_MOTION_FRAMES)
+    return _frames(read_json(path / part / "config.json"))
+
+
+def _frames(config: Mapping[str, Any]) -> int:
+    frames = config.get("motion_max_seq_length", _USUAL_MOTION_FRAMES)
     return frames if isinstance(frames, int) and frames > 0 else _USUAL_MOTION_FRAMES

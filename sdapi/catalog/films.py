@@ -26,4 +26,4 @@ def _inspect(path: Path, layout: Layout) -> Inspected:
     if layout == "single_file":
         raise Refused("It is a single file; films are drawn with diffusers folders.")
     found = inspect_film_model(path)
-    return Inspected(found.family, 0, found.weights, found.longest_frames)
+    return Inspected(found.family, 0, found.weights, found.longest_frames, found.is_motion_adapter)

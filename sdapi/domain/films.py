@@ -25,6 +25,12 @@ class Film:
     """RGB, all of one size; at least one."""
     frames_per_s: int
 
+    @property
+    def samples(self) -> tuple[Image.Image, ...]:
+        """Its first, middle and last frame, or as many as there are."""
+        last = len(self.frames) - 1
+        return tuple(self.frames[index] for index in sorted({0, last // 2, last}))
+
 
 @dataclass(frozen=True)
 class FilmLength:
