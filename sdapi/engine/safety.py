@@ -51,4 +51,8 @@ async def with_unsafe_covered(drawn: Drawn, unsafe: Sequence[bool], how: SafetyT
     images = [
         await asyncio.to_thread(covered, image, how) if is_unsafe else image for image, is_unsafe in zip(drawn.images, unsafe, strict=True)
     ]
-    return replace(drawn, images=tuple(images), unsafe=tuple(unsafe))
+    film = drawn.film
+    if film is not None and any(unsafe):
+        # Whatever was found in one of its frames is hardly in that one alone.
+        film = replace(film, frames=tuple([await asyncio.to_thread(covered, frame, how) for frame in film.frames]))
+    return replace(drawn, images=tuple(images), unsafe=tuple(unsafe), film=film)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from sdapi.catalog import Refused
 from sdapi.catalog.safety import SafetyCheckers
 from sdapi.domain.safety import SafetyMode
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,10 @@ def safety_finding(mode: SafetyMode, checkers: SafetyCheckers) -> SafetyFinding:
         return SafetyFinding(ok=True, has_checker=False, sentence=sentence)
     which = "every picture" if mode == "required" else "pictures of requests with safety_checker"
     return SafetyFinding(ok=True, has_checker=True, sentence=f"{used.id} checks {which}")
+
+
+def warn_of_safety(mode: SafetyMode, checkers: SafetyCheckers) -> None:
+    """At start-up, where pictures may be given out unchecked or none at all. Looks at the disk."""
+    finding = safety_finding(mode, checkers)
+    if mode != "off" and not (finding.ok and finding.has_checker):
+        _log.warning("safety: %s", finding.sentence)
