@@ -11,8 +11,10 @@ from typing import Any
 
 from sdapi.domain.english_words import ENGLISH_WORDS
 from sdapi.domain.languages import ENGLISH, LANGUAGES, LITTLE_WORDS, SCRIPTS
+from sdapi.domain.prompt_words import has_letters
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_WORD = re.compile(r"[^\s\d_,.;:!?()\[\]{}<>|\"/\\*+=~#@&%$^-]+")
+"""Not of word characters only, of which Python doesn't think Indian vowel signs are."""
 _NAMES = re.compile(r"\bby\b.*", re.IGNORECASE | re.DOTALL)
 """Artists, whose names are of any language."""
 _MORE_USUAL = 2.0
@@ -28,7 +30,7 @@ _SURELY_ENGLISH = 5.0
 
 
 class LanguageDetector:
-    """Any thread may use it. What it works with takes a second and 60 MB, so it is loaded by the first prompt that needs it."""
+    """Any thread may use it. What it works with takes a second and 100 MB, so it is loaded by the first prompt that needs it."""
 
     def __init__(self) -> None:
         self._loading = threading.Lock()
@@ -41,8 +43,8 @@ class LanguageDetector:
         of English words don't count beside others, nor do Latin letters.
         """
         telling = [_NAMES.sub("by", text) for text in texts]
-        telling = [text for text in telling if not all(word.lower() in ENGLISH_WORDS for word in _WORD.findall(text))]
-        words = [word for text in telling for word in _WORD.findall(text)]
+        telling = [text for text in telling if not all(word.lower() in ENGLISH_WORDS for word in _words(text))]
+        words = [word for text in telling for word in _words(text)]
         written = [codes for word in words for char in word if (codes := _languages_of(char))]
         if written:
             # Kana tell Japanese among Chinese characters; otherwise the letters' languages differ in statistics only.
@@ -61,7 +63,7 @@ class LanguageDetector:
 
     def is_english(self, text: str, *, beside: str) -> bool:
         """Whether a stretch of a prompt that is otherwise written in the language `beside` is English."""
-        words = _WORD.findall(text)
+        words = _words(text)
         if any(not _is_latin(word) for word in words):
             return False
         if all(word.lower() in ENGLISH_WORDS for word in words) or not _is_written_in_latin(beside):
@@ -95,6 +97,10 @@ class LanguageDetector:
                 self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
                 self._identifier.set_languages(list(codes))
         return [(codes[iso], float(share)) for iso, share in self._identifier.rank(text)]
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if has_letters(word)]
 
 
 def _is_latin(word: str) -> bool:

@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .generation import ControlNet, Img2Img, Inpaint, Txt2Img
+from .generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img
 
 UnetFamily = Literal["sd1", "sd2", "sdxl"]
 """Drawn by the joint loop."""
 WholeFamily = Literal["sd3", "flux", "qwen_image", "z_image", "other"]
 """Drawn by a whole pipeline; "other" is any further one of diffusers that draws from words."""
-Family = UnetFamily | WholeFamily
+FilmFamily = Literal["modelscope", "animatediff", "wan"]
+"""Draw films, by whole pipelines too."""
+Family = UnetFamily | WholeFamily | FilmFamily
 
 UNET_FAMILIES: tuple[UnetFamily, ...] = get_args(UnetFamily)
 WHOLE_FAMILIES: tuple[WholeFamily, ...] = get_args(WholeFamily)
+FILM_FAMILIES: tuple[FilmFamily, ...] = get_args(FilmFamily)
 ALL_FAMILIES: tuple[Family, ...] = (*UNET_FAMILIES, *WHOLE_FAMILIES)
+"""Those that draw pictures."""
 _STARTS_FROM_PICTURES: tuple[Family, ...] = (*UNET_FAMILIES, "sd3", "flux", "qwen_image", "z_image")
 
 FAMILY_NAMES: Mapping[Family, str] = {
@@ -32,6 +36,9 @@ FAMILY_NAMES: Mapping[Family, str] = {
     "qwen_image": "Qwen-Image (qwen_image)",
     "z_image": "Z-Image (z_image)",
     "other": "other diffusers pipeline (other)",
+    "modelscope": "ModelScope text to video (modelscope)",
+    "animatediff": "AnimateDiff (animatediff)",
+    "wan": "Wan (wan)",
 }
 
 DEFAULT_GUIDANCE: Mapping[Family, float] = {
@@ -41,12 +48,16 @@ DEFAULT_GUIDANCE: Mapping[Family, float] = {
     "qwen_image": 4.0,
     "z_image": 5.0,
     "other": 4.5,
+    "modelscope": 9.0,
+    "animatediff": 7.5,
+    "wan": 5.0,
 }
 """Where neither the request nor the model's sidecar says one."""
 
 _SAMPLER_FIELDS = ("scheduler", "use_karras_sigmas", "algorithm_type")
 
 Drawing = Txt2Img | Img2Img | Inpaint | ControlNet
+DrawingOrFilm = Drawing | Text2Video
 Honour = Literal["yes", "own", "no effect", "refused"]
 """`own`: the model's own is used in its stead, and the answer says so. `no effect`: it means nothing to the family's samplers."""
 
@@ -63,7 +74,7 @@ class Parameter:
     """What becomes of it in the other families."""
     what: str = ""
     """What is refused, as the beginning of a sentence; needed where `otherwise` is "refused"."""
-    asked: Callable[[Drawing], bool] = lambda _: True
+    asked: Callable[[DrawingOrFilm], bool] = lambda _: True
     """Whether a request asks for it."""
     note: str = ""
     """What there is to know beyond yes and no."""
@@ -73,7 +84,7 @@ class Parameter:
         return "yes" if family in self.families else self.otherwise
 
 
-def _refused(field: str, what: str, asked: Callable[[Drawing], bool], families: tuple[Family, ...] = UNET_FAMILIES) -> Parameter:
+def _refused(field: str, what: str, asked: Callable[[DrawingOrFilm], bool], families: tuple[Family, ...] = UNET_FAMILIES) -> Parameter:
     return Parameter(field, families, "refused", what, asked)
 
 
@@ -101,6 +112,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     _refused("self_attention", "Self-attention guidance", lambda request: request.self_attention),
     _refused("highres_fix", "The high-resolution fix", lambda request: request.highres_fix),
     Parameter("enhance_prompt"),
+    Parameter("safety_checker"),
     Parameter("multi_lingual"),
     Parameter("upscale"),
 )
@@ -113,13 +125,14 @@ GOES_WITH: Mapping[str, str] = {
     "auto_hint": "controlnet_model",
     "guess_mode": "controlnet_model",
     "lora_strength": "lora_model",
+    "safety_checker_type": "safety_checker",
     "sampling_method": "scheduler",
     "model_id": "prompt",
 }
 """Fields that mean something only together with another: whoever honours that one honours them."""
 
 
-def refusal(family: Family, request: Drawing) -> tuple[str, str] | None:
+def refusal(family: Family, request: DrawingOrFilm) -> tuple[str, str] | None:
     """The field and the sentence for the first thing the request asks for and the family can't do; None when it can be drawn."""
     for parameter in PARAMETERS:
         if parameter.honour(family) == "refused" and parameter.asked(request):

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .prompt_words import PromptPiece
-
 from .safety import SafetyType
 
 MAX_SEED = 2**32 - 1
@@ -17,6 +16,7 @@ MAX_SAMPLES = 4
 MIN_SIDE_PX = 64
 MAX_UPSCALE = 4
 MAX_UPSCALED_PIXELS = 8192 * 8192
+MAX_REPAINTED_PIXELS = 2048 * 2048
 MAX_VIDEO_SECONDS = 20
 MAX_LORA_STRENGTH = 2.0
 MAX_LORAS = 8
@@ -204,6 +204,11 @@ class Text2Video(_Generation):
 
     kind: Literal["text2video"] = "text2video"
     seconds: float = Field(default=3, gt=0, le=MAX_VIDEO_SECONDS)
+    """As asked for; the film has the nearest length its model can draw (`films.py`)."""
+    motion_adapter: str | None = None
+    """Catalog id of what moves the pictures of `checkpoint`; None: that draws films by itself."""
+    frames: int = Field(default=24, ge=1)
+    frames_per_s: int = Field(default=8, ge=1)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -225,6 +230,8 @@ class Upscale(BaseModel):
     scale: float = Field(default=2, ge=1, le=MAX_UPSCALE)
     upscaler: str
     """Id of the upscaling model."""
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """Concrete, too; it means something to upscalers that draw."""
     face_enhance: bool = False
     safety: SafetyType | None = None
     """See _Generation."""

@@ -27,20 +27,21 @@ SCRIPTS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Which languages are written in other letters than Latin ones, by the word that Unicode's names of those letters begin with."""
 
-LITTLE_WORDS: Mapping[str, frozenset[str]] = {
-    "af_ZA": frozenset("'n met op van onder agter".split()),
-    "cs_CZ": frozenset("se ve nad pod před".split()),
-    "de_DE": frozenset("ein eine einen einem einer der das dem auf und mit im vor für über unter hinter".split()),
-    "es_XX": frozenset("un una el los las del sobre en con y bajo detrás".split()),
-    "fr_XX": frozenset("un une le les des du sur dans avec devant derrière sous et aux".split()),
-    "id_ID": frozenset("di dan yang dengan dari pada sebuah seekor".split()),
-    "it_IT": frozenset("un una uno il gli sul su sulla con dietro davanti sotto nel nella di".split()),
-    "nl_XX": frozenset("een het op met van onder achter voor naast".split()),
-    "pl_PL": frozenset("na pod nad przed z ze jest oraz".split()),
-    "pt_XX": frozenset("um uma os as sobre em com no na dos das".split()),
-    "ro_RO": frozenset("un o pe cu sub lângă și din".split()),
-    "sv_SE": frozenset("en ett och med på under bakom framför".split()),
-    "tl_XX": frozenset("ang ng sa isang mga at".split()),
-    "tr_TR": frozenset("bir ve ile üzerinde altında".split()),
+_LITTLE_WORDS = {
+    "af_ZA": "'n met op onder agter",
+    "cs_CZ": "se ve nad pod před",
+    "de_DE": "ein eine einen einem einer der das dem auf und mit im vor für über unter hinter",
+    "es_XX": "un una el los las del sobre en con bajo detrás",
+    "fr_XX": "un une le les des du sur dans avec devant derrière sous et aux",
+    "id_ID": "di dan yang dengan dari pada sebuah seekor",
+    "it_IT": "un una uno il gli sul su sulla con dietro davanti sotto nel nella di",
+    "nl_XX": "een het op met onder achter voor naast",
+    "pl_PL": "na pod nad przed z ze jest oraz",
+    "pt_XX": "um uma os sobre em com na dos das",
+    "ro_RO": "un o pe cu sub lângă și din",
+    "sv_SE": "en ett och med på under bakom framför",
+    "tl_XX": "ang ng sa isang mga",
+    "tr_TR": "bir ve ile üzerinde altında",
 }
+LITTLE_WORDS: Mapping[str, frozenset[str]] = {code: frozenset(words.split()) for code, words in _LITTLE_WORDS.items()}
 """Articles and the like, of languages in Latin letters: what tells them in prompts too short for statistics."""

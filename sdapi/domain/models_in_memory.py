@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _UPSCALER: Final = "upscaler/"
+_FILMS: Final = "video/"
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,16 @@ def upscaler_entry(name: str) -> str:
 def upscaler_id(entry: str) -> str | None:
     """The upscaler an entry tells of; None for a checkpoint's."""
     return entry.removeprefix(_UPSCALER) if entry.startswith(_UPSCALER) else None
+
+
+def film_entry(name: str, motion_adapter: str | None = None) -> str:
+    """What a model for films is called among checkpoints, or a checkpoint that a motion adapter moves."""
+    return f"{_FILMS}{name}" if motion_adapter is None else f"{_FILMS}{motion_adapter}/{name}"
+
+
+def film_ids(entry: str) -> tuple[str, str | None] | None:
+    """The model for films an entry tells of, or the checkpoint and its motion adapter; None for others."""
+    if not entry.startswith(_FILMS):
+        return None
+    adapter, _, name = entry.removeprefix(_FILMS).rpartition("/")
+    return name, adapter or None

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
 
 from sdapi.catalog import ModelBroken
 from sdapi.catalog.translators import InstalledTranslator, Translators
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img
 from sdapi.domain.prompt_words import PromptPiece, together
 
 from .memory import Memory
 from .residency import Residency
 from .translator import Translator, read_translator
 
-Drawing = Txt2Img | Img2Img | Inpaint | ControlNet
-DrawingT = TypeVar("DrawingT", Txt2Img, Img2Img, Inpaint, ControlNet)
+Drawing = Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video
 
 
 class _Translation:
@@ -49,7 +47,7 @@ class Translations:
             1, thread_name_prefix="sdapi-translator", initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
         )
 
-    def in_english(self, job_id: int, request: DrawingT) -> DrawingT | None:
+    def in_english(self, job_id: int, request: Drawing) -> Drawing | None:
         """The request as it is to be drawn; None while it is being translated, of which `Memory.wait_for_load` tells the end.
 
         Raises ModelBroken, once per job, where the translator is gone or damaged, and what translating raised.
@@ -72,7 +70,7 @@ class Translations:
         if not job.future.done():
             return None
         try:
-            return job.future.result()  # type: ignore[return-value] # of the kind it was made from
+            return job.future.result()
         finally:
             self.forget(job_id)
 
@@ -83,6 +81,11 @@ class Translations:
             return
         job.future.cancel()
         self._residency.release(job.translator)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the translators in memory take."""
+        return self._residency.size_bytes
 
     def clear(self) -> int:
         """Forget translators nobody uses; how many bytes they took."""

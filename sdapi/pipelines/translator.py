@@ -22,11 +22,12 @@ from .loader import quiet_loading
 
 _log = logging.getLogger(__name__)
 
-_CODES = (
+_ALL_CODES = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO ru_RU "
     "si_LK tr_TR vi_VN zh_CN af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE "
     "sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-).split()
+)
+_CODES = _ALL_CODES.split()
 """In the order of their ids, which follow those of the pieces (transformers: FAIRSEQ_LANGUAGE_CODES)."""
 _PAD_ID, _END_ID, _UNKNOWN_ID = 1, 2, 3
 _OFFSET = 1
@@ -67,7 +68,7 @@ class Translator:
     @torch.inference_mode()
     def _translated(self, words: str, language: str) -> str:
         longest = min(_MAX_TOKENS, int(self._network.config.max_position_embeddings) - 2)
-        ids = [self._language_id(language), *self.ids(words)[: longest - 2], _END_ID]
+        ids = self.source_ids(words, language, at_most=longest)
         given = torch.tensor([ids], device=self._network.device)
         made = self._network.generate(
             input_ids=given,
@@ -85,9 +86,10 @@ class Translator:
         )
         return self.text(made[0].tolist())
 
-    def ids(self, text: str) -> list[int]:
-        """Of the pieces of a text, as the network counts them."""
-        return [piece + _OFFSET if piece else _UNKNOWN_ID for piece in self._pieces.encode(text)]
+    def source_ids(self, text: str, language: str, *, at_most: int = _MAX_TOKENS) -> list[int]:
+        """What the network reads: the language, the pieces of the text, the end."""
+        pieces = [piece + _OFFSET if piece else _UNKNOWN_ID for piece in self._pieces.encode(text)]
+        return [self._language_id(language), *pieces[: at_most - 2], _END_ID]
 
     def text(self, ids: list[int]) -> str:
         """What ids of pieces say; other ids say nothing."""
