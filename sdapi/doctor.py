@@ -16,8 +16,8 @@ from sdapi.db.migrations import current_and_head
 from sdapi.db.session import open_database
 from sdapi.domain.generation import Txt2Img
 from sdapi.engine.base import Drawn, Failed, Work
+from sdapi.jobs.safety_finding import safety_finding
 from sdapi.services import open_api_keys, open_assets, open_catalog, open_engine
-from sdapi.safety_finding import safety_finding
 from sdapi.settings import Settings
 
 _LOW_DISK_BYTES = 2 * 2**30
@@ -88,10 +88,11 @@ async def _models(settings: Settings) -> tuple[bool, str]:
     default = catalog.get(settings.default_model)
     assets = open_assets(settings)
     annotators, translators = assets.annotators, assets.translators
-    found = [*catalog.problems(), *annotators.problems(), *translators.problems()]
+    found = [*catalog.problems(), *annotators.problems(), *translators.problems(), *assets.films.problems()]
     problems = "".join(f"; {Path(problem.path).name}: {problem.sentence}" for problem in found)
     installed = "".join(f", annotator {name}" for name in annotators.installed())
     installed += "".join(f", translator {name}" for name in translators.installed())
+    installed += "".join(f", model for films {name}" for name in assets.films.ids())
     return not problems, f"{len(catalog.all())} checkpoints, default {default.id}{installed}{problems}"
 
 

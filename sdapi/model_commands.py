@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True)
 
-Kind = Annotated[str | None, typer.Option("--kind", help="checkpoint, lora, embedding, controlnet, vae, upscaler, annotator or safety.")]
+Kind = Annotated[
+    str | None, typer.Option("--kind", help="checkpoint, lora, embedding, controlnet, vae, upscaler, annotator, safety or translator.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 Id = Annotated[str, typer.Argument(help="The model's id, as `models list` shows it.")]
 NewId = Annotated[str | None, typer.Option("--id", help="What it will be called; left out: its own name.")]

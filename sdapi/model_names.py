@@ -26,10 +26,14 @@ def known_kind(name: str | None) -> InventoryKind | None:
 def installable_kind(name: str | None) -> ModelKind | None:
     """The kind of that name; the command ends where there is none that can be added or fetched."""
     kind = known_kind(name)
-    if kind in ("annotator", "translator"):
+    if kind == "annotator" or kind == "translator":
         fail(f"{kind.capitalize()}s are put into their folders by hand: {kind}s/NAME in the models folder.")
     if kind == "safety":
         fail("Safety checkers are put into their folders by hand: safety/ID in the models folder.")
+    if kind == "video":
+        fail("Models for films are put into their folders by hand: video/ID in the models folder.")
+    if kind == "face":
+        fail("The network for faces is put into its folder by hand: faces/gfpgan in the models folder.")
     return kind
 
 

@@ -14,8 +14,8 @@ from pydantic import AliasChoices
 
 from sdapi.dialects.base import Dialect, Endpoint, Kind
 from sdapi.dialects.hosted_fields import DrawingBody, UpscaleBody, VideoBody
-from sdapi.domain.families import ALL_FAMILIES, GOES_WITH, PARAMETERS
-from sdapi.domain.generation import Text2Video, Txt2Img, Upscale
+from sdapi.domain.families import ALL_FAMILIES, FILM_FAMILIES, GOES_WITH, PARAMETERS
+from sdapi.domain.generation import Txt2Img, Upscale
 from sdapi.engine.availability import missing
 from sdapi.services import DIALECTS
 
@@ -27,7 +27,7 @@ _LETTERS: Mapping[Kind, str] = {"txt2img": "t", "img2img": "i", "inpaint": "p", 
 _KINDS: Mapping[str, Kind] = {"text2img": "txt2img", "dreambooth": "txt2img", "super_resolution": "upscale"}
 """Of calls that are called otherwise than what they make, by the last part of their names."""
 _NEVER = "·"
-_WITHOUT_EFFECT = frozenset({"loadbalancer", "safety_checker", "safety_checker_type"})
+_WITHOUT_EFFECT = frozenset({"loadbalancer"})
 _NOT_ABOUT_DRAWING = frozenset({"webhook", "track_id", "base64", "temp", "instant_response"})
 _SWITCHES: Mapping[str, Mapping[str, object]] = {
     **{name: {name: True} for name in ("multi_lingual", "panorama", "self_attention", "highres_fix")},
@@ -113,6 +113,8 @@ def _families(field: str) -> str:
         return "all"
     if field in _WITHOUT_EFFECT:
         return "no effect"
+    if field in VideoBody.model_fields and field not in DrawingBody.model_fields:
+        return " ".join(FILM_FAMILIES)
     if _is_lacking(field):
         return "none yet"
     if field not in DrawingBody.model_fields and field in UpscaleBody.model_fields:
@@ -127,8 +129,6 @@ def _families(field: str) -> str:
 def _is_lacking(field: str) -> bool:
     """Whether no request with the field can be drawn here."""
     asked: dict[str, object] = {"checkpoint": "any", "prompt": "", "seed": 0}
-    if field in VideoBody.model_fields and field not in DrawingBody.model_fields:
-        return missing(Text2Video.model_validate(asked)) is not None
     if field in UpscaleBody.model_fields and field not in DrawingBody.model_fields:
         return missing(Upscale(init_image="", width=8, height=8, upscaler="any", face_enhance=field == "face_enhance")) is not None
     if field in _SWITCHES:

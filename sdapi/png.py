@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 from PIL import Image, PngImagePlugin
 
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.highres import STRENGTH
 from sdapi.domain.sampler_names import a1111_name
 
@@ -77,7 +77,16 @@ def parameters_text(request: Txt2Img | Img2Img | Inpaint | ControlNet, *, seed: 
 
 def upscaling_text(request: Upscale) -> str:
     """How a picture was made larger that was not drawn here."""
-    return _line({"Postprocess upscale by": f"{request.scale:g}", "Postprocess upscaler": request.upscaler, "Version": "sdapi"})
+    faces = {"Face restoration": "GFPGAN"} if request.face_enhance else {}
+    return _line({"Postprocess upscale by": f"{request.scale:g}", "Postprocess upscaler": request.upscaler, **faces, "Version": "sdapi"})
+
+
+def film_text(request: Text2Video) -> str:
+    """How a film was made, as pictures tell it."""
+    drawing = Txt2Img.model_validate(request.model_dump(exclude={"kind", "seconds", "frames", "frames_per_s", "motion_adapter"}))
+    told = parameters_text(drawing, seed=request.seed, model=request.checkpoint, hashes=Hashes())
+    film = {"Motion adapter": request.motion_adapter, "Frames": request.frames, "Frames per second": request.frames_per_s}
+    return _storable(f"{told}, {_line(film)}")
 
 
 def _line(pairs: Mapping[str, object]) -> str:

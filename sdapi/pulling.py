@@ -10,7 +10,7 @@ from typing import TypeVar
 from sdapi.catalog.inventory import InventoryKind, ModelKind
 from sdapi.db.migrations import upgrade
 from sdapi.db.session import open_database
-from sdapi.model_downloads import Download, ModelDownloads, NewDownload, remove_hand_placed, remove_safety_checker
+from sdapi.model_downloads import Download, ModelDownloads, NewDownload, remove_hand_placed
 from sdapi.services import open_downloads
 from sdapi.settings import Settings
 
@@ -70,11 +70,8 @@ def pull(settings: Settings, wanted: Wanted, show: Callable[[int, int | None], N
 
 def remove(settings: Settings, model_id: str, kind: InventoryKind) -> None:
     """Take a model out of the folder. Raises InvalidRequest while it is being fetched, ModelNotFound and NotAvailable."""
-    if kind in ("annotator", "translator"):  # which are never fetched
+    if kind == "annotator" or kind == "safety" or kind == "translator" or kind == "video" or kind == "face":  # which are never fetched
         remove_hand_placed(settings.models_dir, kind, model_id)
-        return
-    if kind == "safety":
-        remove_safety_checker(settings.models_dir, model_id)
         return
 
     async def run(downloads: ModelDownloads) -> None:

@@ -33,6 +33,7 @@ from sdapi.jobs.png_texts import PngTexts
 from sdapi.jobs.previews import Previews
 from sdapi.jobs.requests import RequestBuilder
 from sdapi.jobs.retention import Retention
+from sdapi.jobs.safety_finding import warn_of_safety
 from sdapi.jobs.service import JobService, QueueLimits
 from sdapi.machine import Machine
 from sdapi.metrics import Metrics
@@ -272,6 +273,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         webhooks = await _open_webhooks(stack, settings, sessions, secret)
         catalog = open_catalog(settings)
         assets = open_assets(settings)
+        await asyncio.to_thread(warn_of_safety, settings.safety, assets.safety)
         images = _open_images(settings, storage)
         stack.push_async_callback(images.aclose)
         quotas = _open_quotas(settings, sessions)
@@ -296,6 +298,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
                 default_model=settings.default_model,
                 merges_tokens_by_default=settings.tomesd_by_default,
                 safety=settings.safety,
+                enhance_with=settings.enhance_prompt,
             ),
             quotas=quotas,
             storage=storage,

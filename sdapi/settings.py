@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sdapi.domain.enhancing import EnhanceWith
 from sdapi.domain.limits import LARGEST_LIMIT
 from sdapi.domain.safety import SafetyMode
 
@@ -92,6 +93,8 @@ class Settings(BaseSettings):
     """Pictures that may share one forward; twice as many are kept in flight."""
     tomesd_by_default: bool = False
     """Whether tokens are merged for requests that say nothing of `tomesd`."""
+    enhance_prompt: EnhanceWith = "model"
+    """Whose words are appended for requests that ask for that; `stock` gives the hosted services' to models that have none."""
     safety: SafetyMode = "optional"
     """Whether drawn pictures are checked where a request asks for it and a checker is installed, always, or never."""
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)

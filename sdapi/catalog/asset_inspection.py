@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from .checkpoint import Layout
+from .upscaling_inspection import inspect_upscaling_pipeline
 from .weights import Refused, part_weights, read_shapes
 
 AssetKind = Literal["lora", "embedding", "controlnet", "vae", "upscaler"]
@@ -76,6 +77,8 @@ def _is_embedding(shapes: Shapes) -> bool:
 
 def inspect_asset(kind: AssetKind, path: Path, layout: Layout) -> tuple[Path, ...]:
     """The weights of an asset of that kind, whose headers have been read. Raises Refused where it is something else, and OSError."""
+    if kind == "upscaler" and layout == "diffusers" and (path / "model_index.json").is_file():
+        return inspect_upscaling_pipeline(path)
     weights = (path,) if layout == "single_file" else _weights_in(kind, path)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weights:

@@ -15,6 +15,8 @@ from sdapi.domain.errors import ModelNotFound
 from .annotators import Annotators
 from .asset_inspection import ASSET_KINDS, KIND_FOLDERS, AssetKind, inspect_asset
 from .checkpoint import CatalogProblem, Layout, read_sidecar
+from .faces import FaceNetworks
+from .films import open_films
 from .safety import SafetyCheckers
 from .scan import Entry, Signature, entries
 from .translators import Translators
@@ -44,6 +46,11 @@ class Asset:
     aliases: tuple[str, ...] = ()
     """Other names it can be asked for by, from its sidecar."""
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a folder of several networks that work together, as some upscalers are."""
+        return self.layout == "diffusers" and any(file.parent != self.path for file in self.weights)
+
 
 @dataclass(frozen=True)
 class _Listing:
@@ -70,10 +77,14 @@ class Assets:
         self._embedded = embedded
         self.annotators = Annotators(models_dir)
         """What makes control maps."""
+        self.films = open_films(models_dir, clock=clock)
+        """What draws films."""
         self.translators = Translators(models_dir)
         """What puts prompts into English."""
         self.safety = SafetyCheckers(models_dir)
         """What finds pictures that are not to be seen."""
+        self.faces = FaceNetworks(models_dir)
+        """What restores faces."""
         self._clock = clock
         self._looking = threading.Lock()
         self._looked_at_s: float | None = None
@@ -97,7 +108,14 @@ class Assets:
     def problems(self) -> list[CatalogProblem]:
         """What is there and can't be used, or is named twice."""
         self.refresh()
-        return [*self._listing.problems, *self.annotators.problems(), *self.safety.problems()]
+        return [
+            *self._listing.problems,
+            *self.annotators.problems(),
+            *self.safety.problems(),
+            *self.translators.problems(),
+            *self.films.problems(),
+            *self.faces.problems(),
+        ]
 
     def refresh(self) -> None:
         """Look at the folders again, unless that was done within the last second."""

@@ -83,6 +83,12 @@ class Checkpoint:
     scheduler: SchedulerName | None = None
     aliases: tuple[str, ...] = ()
     description: str = ""
+    longest_frames: int | None = None
+    """How many frames a model for films knows; None: any number, or it draws pictures."""
+    is_motion_adapter: bool = False
+    """Whether it draws films only together with a checkpoint."""
+    motion_adapter: str | None = None
+    """Of a checkpoint that was chosen to draw a film: what moves its pictures."""
 
 
 @dataclass(frozen=True)

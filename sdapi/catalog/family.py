@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdapi.domain.families import FAMILY_NAMES, UNET_FAMILIES, WHOLE_FAMILIES, Family, UnetFamily, WholeFamily
+from sdapi.domain.families import FAMILY_NAMES, FILM_FAMILIES, UNET_FAMILIES, WHOLE_FAMILIES, Family, FilmFamily, UnetFamily, WholeFamily
 
-__all__ = ["FAMILY_NAMES", "UNET_FAMILIES", "WHOLE_FAMILIES", "Family", "UnetFamily", "WholeFamily"]
+__all__ = ["FAMILY_NAMES", "FILM_FAMILIES", "UNET_FAMILIES", "WHOLE_FAMILIES", "Family", "FilmFamily", "UnetFamily", "WholeFamily"]

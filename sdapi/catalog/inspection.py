@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from .configurations import read_json
 from .family import FAMILY_NAMES, Family, UnetFamily, WholeFamily
+from .film_inspection import FILM_PIPELINES
+from .upscaling_inspection import UPSCALING_PIPELINES
 from .weights import Refused, part_weights, read_shapes
 from .whole_inspection import WHOLE_PIPELINES, inspect_whole
 
@@ -48,6 +50,10 @@ class Inspected:
     in_channels: int
     """Of the network that is called at each step; 0 where a whole pipeline knows that for itself."""
     weights: tuple[Path, ...]
+    longest_frames: int | None = None
+    """How many frames a model for films knows; None: any number."""
+    is_motion_adapter: bool = False
+    """Whether it draws films only together with a checkpoint."""
 
 
 def inspect_file(path: Path) -> Inspected:
@@ -72,6 +78,10 @@ def inspect_folder(path: Path) -> Inspected:
     if pipeline in WHOLE_PIPELINES:
         whole = inspect_whole(path, index)
         return Inspected(whole.family, 0, whole.weights)
+    if pipeline in UPSCALING_PIPELINES:
+        raise Refused("It makes pictures larger; it belongs into models/upscalers/.")
+    if pipeline in FILM_PIPELINES:
+        raise Refused("It draws films, not pictures; it belongs into models/video/.")
     if pipeline not in _UNET_PIPELINES:
         raise Refused(_UNKNOWN)
     return _inspect_unet_folder(path, index)

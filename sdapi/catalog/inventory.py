@@ -15,22 +15,34 @@ from .assets import Asset, Assets
 from .checkpoint import CatalogProblem, Checkpoint, Layout, Sidecar, read_sidecar
 from .embedded import EMBEDDED_ID
 from .extents import extent_problems
+from .faces import FOLDER as FACES
+from .faces import InstalledFaceNetwork
+from .films import FILMS_FOLDER
 from .hashes import model_sha256
 from .licences import licence_of
 from .listing import Catalog
 from .records import sidecar_path
-from .translators import FOLDER as TRANSLATORS
-from .translators import InstalledTranslator
 from .safety import FOLDER as SAFETY
 from .safety import WEIGHTS_NAME, InstalledChecker
+from .translators import FOLDER as TRANSLATORS
+from .translators import InstalledTranslator
 from .weights import Refused
 
 ModelKind = Literal["checkpoint", AssetKind]
 MODEL_KINDS: tuple[ModelKind, ...] = ("checkpoint", *ASSET_KINDS)
 
-InventoryKind = Literal[ModelKind, "annotator", "safety"]
-INVENTORY_KINDS: tuple[InventoryKind, ...] = (*MODEL_KINDS, "annotator", "safety")
-"""Annotators have names that are known instead of ids; they and safety checkers are put into their folders by hand."""
+HandPlacedKind = Literal["annotator", "safety", "translator", "video", "face"]
+HAND_PLACED: Mapping[HandPlacedKind, str] = {
+    "annotator": ANNOTATORS,
+    "safety": SAFETY,
+    "translator": TRANSLATORS,
+    "video": FILMS_FOLDER,
+    "face": FACES,
+}
+"""The folders of those that are put there by hand. Annotators have names that are known instead of ids."""
+
+InventoryKind = Literal[ModelKind, HandPlacedKind]
+INVENTORY_KINDS: tuple[InventoryKind, ...] = (*MODEL_KINDS, *HAND_PLACED)
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,12 @@ class Inventory:
         if kind == "safety":
             yield from map(_safety_checker, self._assets.safety.installed().values())
             return
+        if kind == "face":
+            yield from map(_face_network, self._assets.faces.installed())
+            return
+        if kind == "video":
+            yield from map(_film_model, self._assets.films.all())
+            return
         for found in self._catalog.all() if kind == "checkpoint" else self._assets.all(kind):
             yield self._installed(kind, found)
 
@@ -110,7 +128,7 @@ class Inventory:
         )
 
     def _kind_of(self, path: Path) -> str:
-        for kind, folder in {**KIND_FOLDERS, "annotator": ANNOTATORS, "safety": SAFETY}.items():
+        for kind, folder in (*KIND_FOLDERS.items(), *HAND_PLACED.items()):
             if self._models_dir / folder in (path, path.parent):
                 return kind
         return ""
@@ -161,6 +179,36 @@ def _safety_checker(found: InstalledChecker) -> InstalledModel:
         size_bytes=found.size_bytes,
         modified_at=datetime.fromtimestamp(weights.stat().st_mtime, UTC),
         sidecar=Sidecar(),
+        is_embedded=False,
+    )
+
+
+def _face_network(found: InstalledFaceNetwork) -> InstalledModel:
+    return InstalledModel(
+        id=found.path.parent.name,
+        kind="face",
+        family="",
+        path=found.path.parent,
+        layout="diffusers",
+        weights=(found.path,),
+        size_bytes=found.size_bytes,
+        modified_at=datetime.fromtimestamp(found.path.stat().st_mtime, UTC),
+        sidecar=Sidecar(),
+        is_embedded=False,
+    )
+
+
+def _film_model(found: Checkpoint) -> InstalledModel:
+    return InstalledModel(
+        id=found.id,
+        kind="video",
+        family=found.family,
+        path=found.path,
+        layout=found.layout,
+        weights=found.weights,
+        size_bytes=found.size_bytes,
+        modified_at=found.modified_at,
+        sidecar=_sidecar(sidecar_path(found.path, found.id)),
         is_embedded=False,
     )
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sdapi.domain.errors import ModelNotFound
 
-from .checkpoint import CatalogProblem, Checkpoint
-from .scan import Entry, Signature, entries, inspect
+from .checkpoint import CatalogProblem, Checkpoint, Layout
+from .inspection import Inspected
+from .scan import Entry, Signature, entries, inspect, inspect_checkpoint
 
 CATCH_ALL = "*"
 
@@ -38,10 +39,23 @@ class Catalog:
     """
 
     def __init__(
-        self, models_dir: Path, *, aliases: Mapping[str, str], embedded: Path | None, clock: Callable[[], float] = time.monotonic
+        self,
+        models_dir: Path,
+        *,
+        aliases: Mapping[str, str],
+        embedded: Path | None,
+        clock: Callable[[], float] = time.monotonic,
+        folder: str = "checkpoints",
+        look: Callable[[Path, Layout], Inspected] = inspect_checkpoint,
+        what: str = "checkpoint",
     ) -> None:
-        """`aliases` are the operator's: other names to ids, with "*" for every unknown name. `clock` counts seconds."""
-        self._folder = models_dir / "checkpoints"
+        """`aliases` are the operator's: other names to ids, with "*" for every unknown name. `clock` counts seconds.
+
+        Models for films (`films.py`) lie in another `folder`; `look` says what an entry is, `what` is the word for one.
+        """
+        self._folder = models_dir / folder
+        self._look_at = look
+        self._what = what
         self._aliases = dict(aliases)
         self._embedded = embedded
         self._clock = clock
@@ -108,7 +122,7 @@ class Catalog:
         problems: list[CatalogProblem] = []
         known: dict[Entry, tuple[Signature, Checkpoint | CatalogProblem]] = {}
         try:
-            for entry in entries(self._folder, self._embedded):
+            for entry in entries(self._folder, self._embedded, what=self._what):
                 found = self._inspected(entry, known) if isinstance(entry, Entry) else entry
                 if isinstance(found, Checkpoint):
                     by_id[found.id] = found
@@ -129,7 +143,7 @@ class Catalog:
         except OSError as refusal:
             return CatalogProblem(entry.path, f"It can't be read: {refusal.strerror}.")
         before = self._known.get(entry)
-        known[entry] = before if before is not None and before[0] == signature else (signature, inspect(entry))
+        known[entry] = before if before is not None and before[0] == signature else (signature, inspect(entry, self._look_at))
         return known[entry][1]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from .checkpoint import CatalogProblem, Checkpoint, Layout, read_sidecar
 from .embedded import EMBEDDED_ID
-from .inspection import inspect_file, inspect_folder
+from .inspection import Inspected, inspect_file, inspect_folder
 from .weights import PICKLED_SUFFIXES, Refused, how_to_convert
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -88,10 +88,15 @@ def _name_problem(model_id: str, taken: dict[str, Path]) -> str | None:
     return None
 
 
-def inspect(entry: Entry) -> Checkpoint | CatalogProblem:
-    """Read an entry's headers, configurations and sidecar."""
+def inspect_checkpoint(path: Path, layout: Layout) -> Inspected:
+    """What a checkpoint is. Raises Refused, OSError."""
+    return inspect_folder(path) if layout == "diffusers" else inspect_file(path)
+
+
+def inspect(entry: Entry, look: Callable[[Path, Layout], Inspected] = inspect_checkpoint) -> Checkpoint | CatalogProblem:
+    """Read an entry's headers, configurations and sidecar. `look` says what it is."""
     try:
-        found = inspect_folder(entry.path) if entry.layout == "diffusers" else inspect_file(entry.path)
+        found = look(entry.path, entry.layout)
         sidecar = read_sidecar(entry.sidecar)
         stats = [file.stat() for file in found.weights]
     except Refused as refusal:
@@ -117,4 +122,6 @@ def inspect(entry: Entry) -> Checkpoint | CatalogProblem:
         scheduler=sidecar.scheduler,
         aliases=sidecar.aliases,
         description=sidecar.description,
+        longest_frames=found.longest_frames,
+        is_motion_adapter=found.is_motion_adapter,
     )

@@ -69,12 +69,21 @@ def inspect_whole(path: Path, index: Mapping[str, Any]) -> InspectedWhole:
     Raises Refused where a part is missing, pickled or brings its own code, and OSError.
     """
     family = WHOLE_PIPELINES[str(index["_class_name"])]
-    sources = {part: source for part, source in index.items() if isinstance(source, list) and source != [None, None]}
     for part in ("scheduler",) if family == "other" else _ALL_HAVE:
-        if part not in sources:
+        if index.get(part) in (None, [None, None]):
             raise Refused(f"model_index.json names no {part}, which every {FAMILY_NAMES[family]} has.")
+    return InspectedWhole(family, weights_of_parts(path, index))
+
+
+def weights_of_parts(path: Path, index: Mapping[str, Any]) -> tuple[Path, ...]:
+    """All weights of the folder whose model_index.json was read as `index`.
+
+    Raises Refused where a part is missing, pickled or brings its own code, and OSError.
+    """
     weights: list[Path] = []
-    for part, source in sources.items():
+    for part, source in index.items():
+        if not isinstance(source, list) or source == [None, None]:
+            continue
         if len(source) != 2 or not all(isinstance(word, str) for word in source) or source[0] not in _LIBRARIES or not part.isidentifier():
             raise Refused(f"Its part {part!r} is no class of diffusers or transformers; code that comes with a model is never run.")
         if not (path / part).is_dir():
@@ -84,7 +93,7 @@ def inspect_whole(path: Path, index: Mapping[str, Any]) -> InspectedWhole:
         raise Refused("It holds no weights.")
     for file in weights:
         read_shapes(file)
-    return InspectedWhole(family, tuple(weights))
+    return tuple(weights)
 
 
 def _weights_of(folder: Path) -> tuple[Path, ...]:

@@ -23,6 +23,7 @@ from .base import (
     PictureRole,
     ReadLimits,
     Rendered,
+    checked,
     job_id_of,
     output_links,
     own_link,
@@ -186,11 +187,15 @@ def render_job(job: Job, *, eta_s: float) -> Rendered:
     """See Dialect."""
     if job.status is JobStatus.SUCCEEDED:
         if isinstance(job.request, Upscale):
-            return Rendered(200, {"generationTime": _seconds(job), "id": job.id, "output": output_links(job)[0], "status": "success"})
-        return Rendered(
-            200,
-            {"status": "success", "generationTime": _seconds(job), "id": job.id, "output": output_links(job), "meta": _meta(job)},
-        )
+            larger: dict[str, JsonValue] = {
+                "generationTime": _seconds(job),
+                "id": job.id,
+                "output": output_links(job)[0],
+                "status": "success",
+            }
+            return Rendered(200, larger | checked(job))
+        drawn: dict[str, JsonValue] = {"status": "success", "generationTime": _seconds(job), "id": job.id, "output": output_links(job)}
+        return Rendered(200, drawn | checked(job) | {"meta": _meta(job)})
     if job.status.is_final:
         return answers.render_failed(job)
     # "messege" is the hosted API's spelling; clients match on it.
@@ -204,7 +209,7 @@ def render_fetch(job: Job, *, eta_s: float) -> Rendered:
     if job.status is JobStatus.SUCCEEDED:
         if job.files_removed:
             return answers.render_removed(job)
-        return Rendered(200, {"status": "success", "id": job.id, "output": output_links(job)})
+        return Rendered(200, {"status": "success", "id": job.id, "output": output_links(job), **checked(job)})
     if job.status.is_final:
         return answers.render_failed(job)
     pending: dict[str, JsonValue] = {"status": "processing", "id": job.id, "output": []}

@@ -12,10 +12,8 @@ def missing(request: AnyRequest) -> str | None:
     match request:
         case Txt2Img() | Img2Img() | Inpaint() | ControlNet():
             lacking = _lacking_option(request)
-        case Text2Video():
-            lacking = "Text to video"
-        case Upscale():
-            lacking = "Restoring faces (face_enhance)" if request.face_enhance else None
+        case Text2Video() | Upscale():
+            lacking = None
         case _:
             assert_never(request)
     return None if lacking is None else f"{lacking} is not available on this server."

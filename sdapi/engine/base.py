@@ -9,6 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from sdapi.domain.films import Film
 from sdapi.domain.generation import AnyRequest, SchedulerName
 from sdapi.domain.progress import Progress
 
@@ -40,6 +41,8 @@ class Drawn:
     """What was drawn, where that isn't what was asked: with its prompts in English."""
     unsafe: tuple[bool, ...] | None = None
     """Of each picture, whether it was found unsafe and is covered; None where nobody has looked."""
+    film: Film | None = None
+    """Where a film was asked for: the pictures are a few of its frames, which are looked at in its stead."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Assets, Catalog
 from sdapi.domain.errors import ModelNotFound, NotAvailable
-from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img, Upscale
-from sdapi.domain.models_in_memory import ModelsInMemory, upscaler_id
+from sdapi.domain.generation import AnyRequest, SchedulerName
+from sdapi.domain.models_in_memory import ModelsInMemory, film_ids, upscaler_id
 from sdapi.domain.safety import SafetyMode, SafetyType
 
 from .availability import missing
@@ -89,7 +89,6 @@ class LocalEngine:
         request = work.request
         if (reason := missing(request)) is not None:
             return Failed(reason)
-        assert isinstance(request, Txt2Img | Img2Img | Inpaint | ControlNet | Upscale)  # noqa: S101 - the other kinds are missing
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | None] = event_loop.create_future()
         self._pending.add(answer)
@@ -195,6 +194,11 @@ class LocalEngine:
         try:
             if (upscaler := upscaler_id(model_id)) is not None:
                 return self._assets.get("upscaler", upscaler).size_bytes
+            if (film_model := film_ids(model_id)) is not None:
+                name, adapter = film_model
+                if adapter is None:
+                    return self._assets.films.get(name).size_bytes
+                return self._assets.films.get(adapter).size_bytes + self._catalog.get(name).size_bytes
             return self._catalog.get(model_id).size_bytes
         except ModelNotFound:
             return 0
@@ -270,9 +274,10 @@ def _outcome(result: Result, asked: AnyRequest) -> Outcome:
     from sdapi.pipelines.tickets import Pictures, Trouble
 
     match result:
-        case Pictures(images, seconds, scheduler, drawn):
+        case Pictures(images, seconds, scheduler, drawn, film):
             named = SchedulerName(scheduler) if scheduler in set(SchedulerName) else None
-            return Drawn(images, seconds, named, None if drawn is asked else drawn)
+            said = None if drawn is asked else drawn
+            return Drawn(images if film is None else film.samples, seconds, named, said, film=film)
         case Trouble(reason):
             return Failed(reason)
         case _:

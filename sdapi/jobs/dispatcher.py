@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
+from sdapi.mp4 import encode_mp4
 from sdapi.png import encode_png
 from sdapi.storage import Storage
 
@@ -192,6 +193,10 @@ class Dispatcher:
 
     async def _store(self, job: Job, drawn: Drawn) -> None:
         texts = await self._png_texts.of(job, drawn)
+        if drawn.film is not None:
+            film = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_mp4, drawn.film, texts[0])
+            await self._storage.save(job.output_names[0], film)
+            return
         for name, image, text in zip(job.output_names, drawn.images, texts, strict=True):
             data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
             if name.endswith(".base64"):
@@ -203,7 +208,7 @@ class Dispatcher:
         async with self._sessions.begin() as session:
             repository = JobRepository(session)
             match outcome:
-                case Drawn(seconds=seconds, unsafe=unsafe):
+                case Drawn(seconds=seconds, unsafe=unsafe, request=drawn):
                     ended = await repository.finish(
                         job.id,
                         self._worker,
@@ -211,6 +216,7 @@ class Dispatcher:
                         generation_time_s=seconds,
                         files_url=files_url,
                         is_unsafe=None if unsafe is None else any(unsafe),
+                        drawn=drawn,
                     )
                 case Failed(reason):
                     ended = await repository.fail(job.id, self._worker, reason, now=self._now())

@@ -9,7 +9,7 @@ from typing import Final, assert_never
 from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Text2Video, Txt2Img, Upscale
 from sdapi.domain.highres import STRENGTH, first_size
 from sdapi.domain.joined_prompts import joined
-from sdapi.domain.models_in_memory import upscaler_entry
+from sdapi.domain.models_in_memory import film_entry, upscaler_entry
 from sdapi.domain.windows import window_starts
 
 _UNIT_FORWARDS: Final = 4
@@ -23,7 +23,6 @@ _HIGHRES_FIRST_PX: Final = 512
 _UPSCALE_COST: Final = 2.75
 """Of 512 x 512 input pixels through the usual upscaler (17 million weights at every pixel: 8.8 TFLOP)."""
 _FACE_COST: Final = 1.0
-_VIDEO_FRAMES_PER_S: Final = 8
 _TEMPORAL_FACTOR: Final = 1.3
 """Layers across frames, on top of the layers within each."""
 _WINDOW_PX: Final = 512
@@ -69,8 +68,7 @@ def shape_of(request: AnyRequest) -> Shape:
             nets = len(request.controlnet_models)
             return _drawing(request, steps=steps, factor=1 + _CONTROL_SHARE * nets, with_nets=request.controlnet_models)
         case Text2Video():
-            frames = max(1, round(request.seconds * _VIDEO_FRAMES_PER_S))
-            return _drawing(request, steps=request.steps, factor=_TEMPORAL_FACTOR, frames=frames)
+            return _drawing(request, steps=request.steps, factor=_TEMPORAL_FACTOR, frames=request.frames)
         case Upscale():
             area = _area(request.width, request.height)
             cost = _UPSCALE_COST * area + (_FACE_COST if request.face_enhance else 0)
@@ -103,11 +101,12 @@ def _drawing(
         first_area = _area(*first_size(request.width, request.height, native_px=_HIGHRES_FIRST_PX))
         steps = first + second
         drawn_area = (first * first_area + second * area) / steps
+    model = film_entry(request.checkpoint, request.motion_adapter) if isinstance(request, Text2Video) else request.checkpoint
     shares = not isinstance(request, Text2Video)
     apart = ("panorama" * request.panorama, "merging" * request.token_merging, "" if shares else f"{request.kind} alone")
-    key = " ".join((request.checkpoint, f"{request.width}x{request.height}", *with_nets, *filter(None, apart)))
+    key = " ".join((model, f"{request.width}x{request.height}", *with_nets, *filter(None, apart)))
     return Shape(
-        model=request.checkpoint,
+        model=model,
         key=key,
         rows=request.samples,
         steps=steps,

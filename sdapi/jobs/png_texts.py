@@ -12,7 +12,7 @@ from sdapi.domain.errors import ModelNotFound
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.job import Job
 from sdapi.engine.base import Drawn
-from sdapi.png import Hashes, parameters_text, upscaling_text
+from sdapi.png import Hashes, film_text, parameters_text, upscaling_text
 
 
 class PngTexts:
@@ -25,10 +25,12 @@ class PngTexts:
         self._asset_hashes = AssetHashes()
 
     async def of(self, job: Job, drawn: Drawn) -> list[str | None]:
-        """One for each picture; None says nothing."""
+        """One for each picture, or one for a film; None says nothing."""
         request = job.request
-        if not self._enabled or isinstance(request, Text2Video):
+        if not self._enabled:
             return [None] * len(drawn.images)
+        if isinstance(request, Text2Video):
+            return [None if any(drawn.unsafe or ()) else film_text(request.model_copy(update={"scheduler": drawn.scheduler}))]
         if isinstance(request, Upscale):
             return [upscaling_text(request)] * len(drawn.images)
         told = request.model_copy(update={"scheduler": drawn.scheduler})

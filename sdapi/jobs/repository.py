@@ -141,9 +141,13 @@ class JobRepository:
         generation_time_s: float,
         files_url: str | None = None,
         is_unsafe: bool | None = None,
+        drawn: AnyRequest | None = None,
     ) -> Job | None:
-        """Running to succeeded; None where `worker` does not run it any more."""
-        values = {"finished_at": now, "generation_time_s": generation_time_s, "files_url": files_url, "is_unsafe": is_unsafe}
+        """Running to succeeded; None where `worker` does not run it any more. `drawn` takes the place of what was asked."""
+        values: dict[str, object] = {"finished_at": now, "generation_time_s": generation_time_s, "files_url": files_url}
+        values["is_unsafe"] = is_unsafe
+        if drawn is not None:
+            values["request"] = GENERATION_JSON.dump_json(drawn).decode()
         return await self._end(job_id, worker, status=JobStatus.SUCCEEDED, **values)
 
     async def fail(self, job_id: int, worker: str, reason: str, *, now: datetime) -> Job | None:

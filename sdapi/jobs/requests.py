@@ -13,9 +13,9 @@ from PIL import Image
 
 from sdapi.catalog import UNET_FAMILIES, Assets, Catalog, Checkpoint
 from sdapi.dialects.base import Asked, Picture, PictureRole
+from sdapi.domain.enhancing import EnhanceWith
 from sdapi.domain.families import DEFAULT_GUIDANCE
 from sdapi.domain.generation import MAX_STEPS, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
-from sdapi.domain.joined_prompts import around_each
 from sdapi.domain.safety import SafetyMode
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
@@ -23,11 +23,13 @@ from sdapi.storage import Storage
 from .additions_check import Looked, look_up
 from .control_check import check_control
 from .family_check import suited_to_family
+from .film_check import choose_film_model
 from .highres_check import check_highres
 from .panorama_check import check_panorama
 from .prompt_check import check_prompt
 from .safety_check import choose_safety
-from .upscaler_check import DEFAULT_UPSCALER, check_size, choose_upscaler
+from .upscaler_check import DEFAULT_UPSCALER, check_fits, check_size, choose_upscaler
+from .wording import Worded, Wording
 
 
 class RequestBuilder:
@@ -43,6 +45,7 @@ class RequestBuilder:
         default_model: str,
         merges_tokens_by_default: bool = False,
         safety: SafetyMode = "optional",
+        enhance_with: EnhanceWith = "model",
     ) -> None:
         self._catalog = catalog
         self._assets = assets
@@ -51,6 +54,7 @@ class RequestBuilder:
         self._default_model = default_model
         self._merges_tokens_by_default = merges_tokens_by_default
         self._safety: SafetyMode = safety
+        self._wording = Wording(assets, enhance_with=enhance_with)
 
     def model_id(self, asked: Asked) -> str:
         """The id or alias of the checkpoint as the client knows it."""
@@ -58,7 +62,7 @@ class RequestBuilder:
 
     async def build(self, asked: Asked, *, public_url: str) -> AnyRequest:
         """Raises ModelNotFound, InvalidRequest, NotAvailable, ImageRefused; input pictures that were stored by then are removed again."""
-        checkpoint = None if asked.kind == "upscale" else await asyncio.to_thread(self._catalog.get, self.model_id(asked))
+        checkpoint = None if asked.kind == "upscale" else await asyncio.to_thread(self._model, asked)
         looked = await asyncio.to_thread(look_up, asked, self._assets)
         net_ids = await asyncio.to_thread(check_control, asked, self._assets)
         upscaler = await asyncio.to_thread(choose_upscaler, asked, self._assets)
@@ -68,26 +72,40 @@ class RequestBuilder:
             check_panorama(asked)
             check_prompt(asked, checkpoint)
             named = replace(asked, controlnet_models=net_ids)
+            worded = await asyncio.to_thread(self._wording.of, asked, looked, checkpoint)
             # Once before any picture is fetched, for what can be refused without.
-            self._drawing(named, checkpoint, {picture.role: "" for picture in asked.pictures}, looked, upscaler)
+            self._drawing(named, checkpoint, {picture.role: "" for picture in asked.pictures}, looked, worded, upscaler)
         stored: dict[PictureRole, str] = {}
         try:
             sizes: dict[PictureRole, tuple[int, int]] = {}
             for picture in asked.pictures:
                 stored[picture.role], sizes[picture.role] = await self._store(picture, asked, public_url)
             if checkpoint is None:
+                await asyncio.to_thread(check_fits, upscaler, self._assets, *sizes["init_image"])
                 return _upscale(asked, upscaler, stored, sizes).model_copy(update={"safety": safety})
-            return self._drawing(named, checkpoint, stored, looked, upscaler).model_copy(update={"safety": safety})
+            return self._drawing(named, checkpoint, stored, looked, worded, upscaler).model_copy(update={"safety": safety})
         except BaseException:
             await self.discard(stored.values())
             raise
 
     def _drawing(
-        self, asked: Asked, checkpoint: Checkpoint, stored: dict[PictureRole, str], looked: Looked, upscaler: str | None
+        self,
+        asked: Asked,
+        checkpoint: Checkpoint,
+        stored: dict[PictureRole, str],
+        looked: Looked,
+        worded: Worded,
+        upscaler: str | None,
     ) -> AnyRequest:
         merges_tokens = self._merges_tokens_by_default if asked.token_merging is None else asked.token_merging
-        drawing = _drawing(asked, checkpoint, stored, looked, merges_tokens=merges_tokens, upscaler=upscaler)
+        drawing = _drawing(asked, checkpoint, stored, looked, worded, merges_tokens=merges_tokens, upscaler=upscaler)
         return suited_to_family(drawing, checkpoint)
+
+    def _model(self, asked: Asked) -> Checkpoint:
+        """What draws it. Reads folders. Raises ModelNotFound, NotAvailable."""
+        if asked.kind == "text2video":
+            return choose_film_model(asked, self._assets, self._catalog, self._default_model)
+        return self._catalog.get(self.model_id(asked))
 
     async def discard(self, names: Any) -> None:
         """Remove input pictures that no row will ever lead retention to."""
@@ -111,6 +129,7 @@ def _upscale(asked: Asked, upscaler: str | None, stored: dict[PictureRole, str],
         height=height,
         scale=asked.scale,
         upscaler=upscaler or DEFAULT_UPSCALER,
+        seed=secrets.randbits(32) if asked.seed is None else asked.seed,
         face_enhance=asked.face_enhance,
     )
 
@@ -120,14 +139,15 @@ def _drawing(
     checkpoint: Checkpoint,
     stored: dict[PictureRole, str],
     looked: Looked,
+    worded: Worded,
     *,
     merges_tokens: bool,
     upscaler: str | None,
 ) -> AnyRequest:
     common: dict[str, object] = {
         "checkpoint": checkpoint.id,
-        "prompt": _prompt(asked, checkpoint, looked.prompt),
-        "negative_prompt": _negative_prompt(asked, checkpoint),
+        "prompt": worded.prompt,
+        "negative_prompt": worded.negative_prompt,
         "width": asked.width,
         "height": asked.height,
         "seed": secrets.randbits(32) if asked.seed is None else asked.seed,
@@ -145,7 +165,8 @@ def _drawing(
         "self_attention": asked.self_attention,
         "token_merging": merges_tokens and checkpoint.family in UNET_FAMILIES,
         "highres_fix": asked.highres_fix,
-        "multi_lingual": asked.multi_lingual,
+        "multi_lingual": worded.multi_lingual,
+        "translation": worded.translation,
         "upscale": asked.upscale,
         "upscaler": upscaler,
     }
@@ -172,20 +193,6 @@ def _drawing(
             raise AssertionError("an upscale draws with no checkpoint")
         case _:
             assert_never(asked.kind)
-
-
-def _prompt(asked: Asked, checkpoint: Checkpoint, prompt: str) -> str:
-    """Trigger words first, enhancement words last; in each of the prompts that AND joins."""
-    before = f"{checkpoint.trigger} " if checkpoint.trigger else ""
-    after = f", {checkpoint.enhance}" if asked.enhance_prompt and checkpoint.enhance else ""
-    if checkpoint.family not in UNET_FAMILIES:
-        return f"{before}{prompt}{after}"
-    return around_each(prompt, before=before, after=after)
-
-
-def _negative_prompt(asked: Asked, checkpoint: Checkpoint) -> str:
-    stock = checkpoint.negative if asked.enhance_prompt else ""
-    return ", ".join(words for words in (asked.negative_prompt, stock) if words)
 
 
 def _fitted_png(picture: Image.Image, size: tuple[int, int]) -> bytes:

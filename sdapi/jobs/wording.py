@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from sdapi.catalog import UNET_FAMILIES, Assets, Checkpoint
 from sdapi.catalog.translators import FOLDER
 from sdapi.dialects.base import Asked
+from sdapi.domain.enhancing import NO_WORDS, STOCK_NEGATIVE_WORDS, STOCK_WORDS, EnhanceWith, enhancing_words
 from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import Translation
 from sdapi.domain.joined_pieces import pieces_around, pieces_around_each
@@ -16,19 +16,6 @@ from sdapi.domain.prompt_words import PromptPiece, in_ascii_marks, taken_apart, 
 from sdapi.language_detection import LanguageDetector
 
 from .additions_check import Looked
-
-EnhanceWith = Literal["model", "stock", "off"]
-"""What `enhance_prompt` adds: the words in the model's sidecar; where that has none, those of the hosted service; nothing."""
-
-STOCK_WORDS = "DSLR photography, sharp focus, Unreal Engine 5, Octane Render"
-STOCK_NEGATIVE_WORDS = (
-    "painting, extra fingers, mutated hands, poorly drawn hands, poorly drawn face, deformed, ugly, blurry, bad anatomy, bad proportions, "
-    "extra limbs, cloned face, skinny, glitchy, double torso, extra arms, extra hands, mangled fingers, missing lips, ugly face, "
-    "distorted face, extra legs, anime"
-)
-"""Both as the samples of the hosted service's documents show them."""
-_NO_WORDS = "none"
-"""What a sidecar says of a model that stock words do no good."""
 
 _INSTALL = (
     f"put an mBART-50 model in transformers' format, such as facebook/mbart-large-50-many-to-one-mmt, into models/{FOLDER}/<id>/ "
@@ -89,12 +76,9 @@ class Wording:
         return Worded(together(prompt), together(negative), is_wanted, translation)
 
     def _parts(self, asked: Asked, prompt: str, checkpoint: Checkpoint) -> _Parts:
-        enhance, stock = "", ""
-        if asked.enhance_prompt and self._enhance_with != "off":
-            enhance, stock = checkpoint.enhance, checkpoint.negative
-            if self._enhance_with == "stock":
-                enhance, stock = enhance or STOCK_WORDS, stock or STOCK_NEGATIVE_WORDS
-            enhance, stock = ("" if words.strip().lower() == _NO_WORDS else words for words in (enhance, stock))
+        own, own_negative = (checkpoint.enhance, checkpoint.negative) if asked.enhance_prompt else (NO_WORDS, NO_WORDS)
+        enhance = enhancing_words(own, STOCK_WORDS, enhance_with=self._enhance_with)
+        stock = enhancing_words(own_negative, STOCK_NEGATIVE_WORDS, enhance_with=self._enhance_with)
         return _Parts(
             prompt,
             asked.negative_prompt,

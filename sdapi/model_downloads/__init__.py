@@ -4,7 +4,7 @@ from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
 
 from .adding import Added, LocalModel, add_model
 from .download import Download, DownloadFailed, DownloadStatus, NewDownload
-from .removal import remove_hand_placed, remove_model, remove_safety_checker
+from .removal import remove_hand_placed, remove_model
 from .service import DownloadSources, DownloadTimes, ModelDownloads, OnEnd
 
 __all__ = [
@@ -23,5 +23,4 @@ __all__ = [
     "add_model",
     "remove_hand_placed",
     "remove_model",
-    "remove_safety_checker",
 ]

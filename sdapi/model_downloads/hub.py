@@ -109,7 +109,7 @@ def is_plain(path: str) -> bool:
 def choose_files(listing: HubListing, kind: ModelKind, *, prefer_fp16: bool) -> Choice:
     """The files a model of that kind needs, in one precision, never a pickle or code. Raises DownloadFailed, saying what to do."""
     names = sorted(listing.files)
-    if kind == "checkpoint" and "model_index.json" in listing.files:
+    if kind in ("checkpoint", "upscaler") and "model_index.json" in listing.files:
         return _pipeline(names, prefer_fp16=prefer_fp16)
     if kind in ("controlnet", "vae"):
         for folder in ("", "vae/") if kind == "vae" else ("",):
@@ -132,7 +132,7 @@ def _kind_of_usual_name(listing: HubListing) -> ModelKind:
 
 def _pipeline(names: list[str], *, prefer_fp16: bool) -> Choice:
     chosen = ["model_index.json"]
-    for folder in (*_NETWORKS, *_TOKENIZERS, "scheduler"):
+    for folder in (*_NETWORKS, *_TOKENIZERS, "scheduler", "low_res_scheduler"):
         inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
         wanted = [name for name in inside if _is_config(name) or (folder in _TOKENIZERS and name in _TOKENIZER_FILES)]
         if folder in _NETWORKS and inside:

@@ -7,9 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sdapi.catalog import EMBEDDED_ID, KIND_FOLDERS, embedded_asset_ids
-from sdapi.catalog.inventory import HAND_PLACED, InventoryKind
-from sdapi.catalog.safety import FOLDER as SAFETY
-from sdapi.catalog.inventory import MODEL_KINDS, ModelKind
+from sdapi.catalog.inventory import HAND_PLACED, MODEL_KINDS, HandPlacedKind, ModelKind
 from sdapi.domain.errors import InvalidRequest, ModelNotFound, NotAvailable
 
 from .names import fits_as_id
@@ -46,18 +44,12 @@ def remove_model(models_dir: Path, model_id: str, kinds: Collection[ModelKind] =
     return tuple(removed)
 
 
-def remove_annotator(models_dir: Path, name: str) -> None:
-    """Remove the folder of the annotator of that name. Blocks. Raises ModelNotFound, and NotAvailable as `remove_model`."""
-    _remove_folder(models_dir, ANNOTATORS, name)
+def remove_hand_placed(models_dir: Path, kind: HandPlacedKind, name: str) -> None:
+    """Remove the folder of the annotator, safety checker or translator of that name. Blocks.
 
-
-def remove_safety_checker(models_dir: Path, name: str) -> None:
-    """The same of a safety checker."""
-    _remove_folder(models_dir, SAFETY, name)
-
-
-def _remove_folder(models_dir: Path, kind_folder: str, name: str) -> None:
-    folder = models_dir / kind_folder
+    Raises ModelNotFound, and NotAvailable as `remove_model`.
+    """
+    folder = models_dir / HAND_PLACED[kind]
     try:
         places = [path for path in folder.iterdir() if path.name == name] if folder.is_dir() else []
         for path in places:

@@ -14,8 +14,10 @@ from diffusers.utils import logging as diffusers_logging
 
 from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
 from sdapi.domain.errors import ModelNotFound
+from sdapi.domain.models_in_memory import film_ids
 
 from .controlnets import ControlNetwork
+from .families.film import open_film_model
 from .families.unet import UnetModel
 from .families.whole import WholeModel
 from .loader import load_checkpoint, load_controlnet
@@ -26,8 +28,9 @@ from .residency import Residency
 from .safety_stage import SafetyStage
 from .trained_maps.shelf import AnnotatorShelf
 from .translations import Translations
+from .upscalers.face_shelf import FaceShelf
+from .upscalers.kinds import Upscaler
 from .upscalers.loading import load_upscaler
-from .upscalers.model import UpscalerModel
 from .whole_loader import load_whole
 
 _log = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     annotators = AnnotatorShelf(assets.annotators, memory, device=device)
 
     def load(model_id: str) -> Model:
+        if film_ids(model_id) is not None:
+            return open_film_model(model_id, assets.films, catalog, device=device, dtype=dtype, is_dtype_chosen=options.dtype != "auto")
         checkpoint = catalog.get(model_id)
         if checkpoint.family in WHOLE_FAMILIES:
             whole = load_whole(checkpoint, device=device, dtype=dtype, is_dtype_chosen=options.dtype != "auto")
@@ -81,7 +86,7 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     # Eight bits of a bfloat16 are as many as a colour has: rounding would show.
     picture_dtype = torch.float16 if device.type == "cuda" and dtype != torch.float32 else torch.float32
 
-    def load_an_upscaler(upscaler_id: str) -> UpscalerModel:
+    def load_an_upscaler(upscaler_id: str) -> Upscaler:
         try:
             asset = assets.get("upscaler", upscaler_id)
         except ModelNotFound as error:
@@ -99,6 +104,7 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
         upscalers=Residency(load_an_upscaler, memory),
         translations=Translations(assets.translators, memory, device=device, dtype=picture_dtype),
         safety=SafetyStage(assets.safety, memory, device=device),
+        faces=FaceShelf(assets, memory, device=device),
         release_memory=_release_memory,
     )
 

@@ -9,15 +9,20 @@ from typing import Any
 from PIL import Image
 
 from sdapi.domain.errors import InvalidRequest
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
+from sdapi.domain.films import Film
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
+from sdapi.domain.models_in_memory import film_entry
 from sdapi.domain.progress import Progress
 
+from .families.film import FilmModel, FilmRow
 from .in_flight import InFlight
 from .leases import Leases
 from .models import Model
 from .tickets import Ticket
 from .upscalers.enlarging import Enlarging
-from .upscalers.model import UpscalerModel
+from .upscalers.faces import RestoringFaces
+from .upscalers.kinds import AnyEnlarging, Upscaler
+from .upscalers.repainting import Guide, Repainting
 
 
 @dataclass
@@ -32,20 +37,22 @@ class Flight:
     started: float
     images: dict[int, Image.Image] = field(default_factory=dict)
     """As drawn."""
-    upscaler: UpscalerModel | None = None
-    enlarging: list[Enlarging] = field(default_factory=list)
+    upscaler: Upscaler | None = None
+    enlarging: list[AnyEnlarging] = field(default_factory=list)
     """One for each picture that is to be enlarged; those of rows wait until these are drawn."""
     enlarged: dict[int, Image.Image] = field(default_factory=dict)
+    faces: RestoringFaces | None = None
+    """Of the picture that is enlarged, laid over the result."""
 
     @property
     def parts(self) -> list[InFlight]:
         """All that takes steps."""
-        return [*self.rows, *self.enlarging]
+        return [*self.rows, *self.enlarging, *([] if self.faces is None else [self.faces])]
 
     @property
     def active(self) -> list[InFlight]:
         """Those that can take a step now."""
-        ready = [*self.rows, *(row for row in self.enlarging if row.ready)]
+        ready = [row for row in self.parts if not isinstance(row, Enlarging | Repainting) or row.ready]
         return [row for row in ready if not row.sampler.finished]
 
     @property
@@ -59,26 +66,39 @@ class Flight:
         done, count = (self.enlarged, len(self.enlarging)) if self.enlarging else (self.images, len(self.rows))
         return tuple(done[index] for index in range(count)) if len(done) == count else None
 
+    @property
+    def film(self) -> Film | None:
+        """The film, once it is decoded; None where pictures were asked for."""
+        return next((row.film for row in self.rows if isinstance(row, FilmRow)), None)
+
     def model_of(self, row: InFlight) -> Any:
         """What runs it. Untyped, because rows and what is predicted for them come back to their own model alone."""
-        return self.upscaler if isinstance(row, Enlarging) else self.model
+        if isinstance(row, RestoringFaces):
+            return None if self.leases.faces is None else self.leases.faces.restorer
+        return self.upscaler if isinstance(row, Enlarging | Repainting) else self.model
 
     def decode_one(self) -> int | None:
         """Make one finished row into a picture: which, or None where there was none. Raises what decoding raised."""
-        for rows, images in ((self.rows, self.images), (self.enlarging, self.enlarged)):
+        awaits_faces = self.faces is not None and not self.faces.sampler.finished
+        for rows, images in ((self.rows, self.images), ([] if awaits_faces else self.enlarging, self.enlarged)):
             for index, row in enumerate(rows):
                 if row.sampler.finished and index not in images:
                     images[index] = self.model_of(row).decode(row)
                     if images is self.images and self.enlarging:
                         self.enlarging[index].begin(images[index])
+                    elif self.faces is not None:
+                        self.faces.lay_over(images[index])
                     return index
         return None
 
 
-def acquired(request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale, leases: Leases[Model]) -> bool:
+def acquired(request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale, leases: Leases[Model]) -> bool:
     """Whether everything the job needs is in memory. Raises what loading raised."""
+    if isinstance(request, Text2Video):
+        return leases.acquire(film_entry(request.checkpoint, request.motion_adapter), ()) is not None
     has_model = isinstance(request, Upscale) or leases.acquire(request.checkpoint, _control_net_ids(request)) is not None
-    return (request.upscaler is None or leases.acquire_upscaler(request.upscaler) is not None) and has_model
+    has_faces = leases.faces is None or leases.faces.acquire()
+    return (request.upscaler is None or leases.acquire_upscaler(request.upscaler) is not None) and has_model and has_faces
 
 
 def prepared(ticket: Ticket, leases: Leases[Model]) -> Flight:
@@ -88,15 +108,25 @@ def prepared(ticket: Ticket, leases: Leases[Model]) -> Flight:
     if isinstance(request, Upscale):
         if upscaler is None or ticket.init_image is None:
             raise ValueError("there is nothing to enlarge, or nothing to enlarge it with")
-        flight.enlarging = [upscaler.begin(ticket.init_image.size, request.scale, ticket.init_image)]
+        flight.enlarging = [upscaler.begin(ticket.init_image.size, request.scale, ticket.init_image, Guide(seed=request.seed))]
+        if request.face_enhance:
+            if leases.faces is None or leases.faces.restorer is None:
+                raise InvalidRequest.of("face_enhance", "Nothing that restores faces is installed.")
+            flight.faces = leases.faces.restorer.begin(ticket.init_image)
         return flight
     if flight.model is None:
         raise ValueError("there is nothing to draw with")
+    if isinstance(request, Text2Video):
+        if not isinstance(flight.model, FilmModel):
+            raise ValueError("a model for pictures was brought to draw a film")
+        flight.rows = [flight.model.prepare_film(request)]
+        return flight
     flight.rows = flight.model.prepare(request, ticket.init_image, ticket.mask_image, ticket.control_image, leases.control_nets)
     if request.upscale:
         if upscaler is None:
             raise InvalidRequest.of("upscale", "No upscaler was chosen when the request was accepted.")
-        flight.enlarging = [upscaler.begin((request.width, request.height), request.upscale) for _ in flight.rows]
+        guides = [Guide(request.prompt, (request.seed + sample) % 2**32) for sample in range(len(flight.rows))]
+        flight.enlarging = [upscaler.begin((request.width, request.height), request.upscale, guide=guide) for guide in guides]
     return flight
 
 

@@ -7,7 +7,8 @@ from typing import Generic, Protocol
 
 from .controlnets import ControlNetwork
 from .residency import ModelT, Residency
-from .upscalers.model import UpscalerModel
+from .upscalers.face_shelf import FaceLease
+from .upscalers.kinds import Upscaler
 
 
 class Held(Protocol):
@@ -47,11 +48,12 @@ class Leases(Generic[ModelT]):
         models: Residency[ModelT],
         control_nets: Residency[ControlNetwork],
         additions: Callable[[ModelT], Held | None] = lambda _: None,
-        upscalers: Residency[UpscalerModel] | None = None,
+        upscalers: Residency[Upscaler] | None = None,
+        faces: FaceLease | None = None,
     ) -> None:
         """`additions` says what else the job needs once its model is there; raises InvalidRequest where there is no such thing.
 
-        None for `upscalers`: `acquire_upscaler` is never called.
+        None for `upscalers`: `acquire_upscaler` is never called. `faces` is what restores them, where the job asks for that.
         """
         self._models = models
         self._control_nets = control_nets
@@ -62,8 +64,9 @@ class Leases(Generic[ModelT]):
         self._nets: dict[str, ControlNetwork] = {}
         self._net_ids: Sequence[str] = ()
         self._additions: Held | None = None
-        self._upscaler: UpscalerModel | None = None
+        self._upscaler: Upscaler | None = None
         self._upscaler_id: str | None = None
+        self.faces = faces
 
     def acquire(self, model_id: str, net_ids: Sequence[str]) -> ModelT | None:
         """The checkpoint, once everything is in memory; None while something is being loaded. Raises what loading raised."""
@@ -78,7 +81,7 @@ class Leases(Generic[ModelT]):
             return None
         return self._model if all(net_id in self._nets for net_id in net_ids) else None
 
-    def acquire_upscaler(self, upscaler_id: str) -> UpscalerModel | None:
+    def acquire_upscaler(self, upscaler_id: str) -> Upscaler | None:
         """The upscaler, once it is in memory; None while it is being loaded. Raises what loading raised."""
         if self._upscalers is None:
             raise ValueError("no upscalers were given")
@@ -92,7 +95,7 @@ class Leases(Generic[ModelT]):
         return self._model
 
     @property
-    def upscaler(self) -> UpscalerModel | None:
+    def upscaler(self) -> Upscaler | None:
         """The upscaler, once `acquire_upscaler` has given it."""
         return self._upscaler
 
@@ -105,6 +108,8 @@ class Leases(Generic[ModelT]):
         """Give everything back, the checkpoint last: it is worth more than what goes with it."""
         if self._additions is not None:
             self._additions.release()
+        if self.faces is not None:
+            self.faces.release()
         for net_id in self._nets:
             self._control_nets.release(net_id)
         if self._upscalers is not None and self._upscaler_id is not None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sdapi.catalog import ModelBroken
 from sdapi.domain.errors import SdapiError
-from sdapi.domain.generation import Upscale
+from sdapi.domain.generation import Text2Video, Upscale
 from sdapi.domain.models_in_memory import ModelsInMemory
 
 from .controlnets import ControlNetwork
@@ -28,10 +28,11 @@ from .leases import Leases
 from .models import Model
 from .residency import Residency
 from .row import BatchKey
-from .translations import Translations
 from .safety_stage import Question, SafetyStage, Unchecked, Verdict
 from .tickets import Look, Pictures, Result, Stopped, Ticket, Trouble
-from .upscalers.model import UpscalerModel
+from .translations import Translations
+from .upscalers.face_shelf import FaceShelf
+from .upscalers.kinds import Upscaler
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ class DrawingLoop:
         max_batch_pixels: int,
         max_batch_rows: int,
         control_nets: Residency[ControlNetwork] | None = None,
-        upscalers: Residency[UpscalerModel] | None = None,
+        upscalers: Residency[Upscaler] | None = None,
         safety: SafetyStage | None = None,
+        faces: FaceShelf | None = None,
+        translations: Translations | None = None,
         release_memory: Callable[[], None] = lambda: None,
     ) -> None:
         """A forward takes at most `max_batch_rows` rows and about `max_batch_pixels` of picture; one row always fits.
@@ -65,6 +68,7 @@ class DrawingLoop:
         self._upscalers = upscalers if upscalers is not None else Residency(_no_upscaler, residency.memory)
         self._safety = safety if safety is not None else SafetyStage.empty(residency.memory)
         self._translations = translations
+        self._faces = faces
         self._max_batch_pixels = max_batch_pixels
         self._max_batch_rows = max_batch_rows
         self._release_memory = release_memory
@@ -171,12 +175,16 @@ class DrawingLoop:
     def _admit_one(self) -> None:
         """Make the first ticket whose model is there into rows. One a cycle, so that admitting never stalls those in flight for long."""
         for ticket in self._waiting:
-            leases = self._leases.setdefault(ticket.job_id, self._new_leases(ticket))
             try:
+                # Before its models are leased: which additions it needs depends on the words.
+                if not self._put_into_english(ticket):
+                    continue
+                leases = self._leases.setdefault(ticket.job_id, self._new_leases(ticket))
                 is_ready = acquired(ticket.request, leases)
             except Exception as error:  # noqa: BLE001 - whatever loading raises must fail this job, not the loop
                 self._waiting.remove(ticket)
-                self._leases.pop(ticket.job_id).release()
+                if (taken := self._leases.pop(ticket.job_id, None)) is not None:
+                    taken.release()
                 ticket.done(self._trouble(error, [ticket.job_id], "the model could not be loaded"))
                 return
             if not is_ready:
@@ -200,8 +208,10 @@ class DrawingLoop:
 
     def _new_leases(self, ticket: Ticket) -> Leases[Model]:
         request = ticket.request
-        additions = (lambda _: None) if isinstance(request, Upscale) else (lambda model: model.additions(request))
-        return Leases(self._residency, self._control_nets, additions, self._upscalers)
+        additions = (lambda _: None) if isinstance(request, Upscale | Text2Video) else (lambda model: model.additions(request))
+        restores_faces = isinstance(request, Upscale) and request.face_enhance
+        faces = self._faces.lease() if restores_faces and self._faces is not None else None
+        return Leases(self._residency, self._control_nets, additions, self._upscalers, faces)
 
     @property
     def _is_waiting(self) -> bool:
@@ -238,7 +248,7 @@ class DrawingLoop:
             freed = sum(model.clear_caches() for model in self._residency.models)
             freed += self._residency.evict_idle() + self._control_nets.evict_idle() + self._upscalers.evict_idle()
             freed += 0 if self._translations is None else self._translations.clear()
-            freed += self._safety.evict_idle()
+            freed += self._safety.evict_idle() + (0 if self._faces is None else self._faces.clear())
             self._release_memory()
         except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
             _log.exception("caches could not be cleared")
@@ -321,7 +331,8 @@ class DrawingLoop:
             if index == 0 and flight.images:
                 self._answer_looks(flight, flight.images[0])
             if (images := flight.results) is not None:
-                self._land(flight, Pictures(images, time.monotonic() - flight.started, flight.parts[0].sampler.name, flight.ticket.request))
+                seconds = time.monotonic() - flight.started
+                self._land(flight, Pictures(images, seconds, flight.parts[0].sampler.name, flight.ticket.request, flight.film))
             return
 
     def _land(self, flight: Flight, result: Result) -> None:
@@ -347,6 +358,10 @@ class DrawingLoop:
         self._control_nets.close()
         self._upscalers.close()
         self._safety.close()
+        if self._faces is not None:
+            self._faces.close()
+        if self._translations is not None:
+            self._translations.close()
 
     def _trouble(self, error: Exception, job_ids: list[int], sentence: str) -> Trouble:
         """Errors of the domain are written for clients; others are logged and summed up."""
@@ -360,5 +375,5 @@ def _no_control_net(net_id: str) -> ControlNetwork:
     raise ModelBroken(net_id, f"There is no control net named {net_id!r} on this server.")
 
 
-def _no_upscaler(upscaler_id: str) -> UpscalerModel:
+def _no_upscaler(upscaler_id: str) -> Upscaler:
     raise ModelBroken(upscaler_id, f"There is no upscaler named {upscaler_id!r} on this server.")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
+from sdapi.domain.films import Film
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.progress import Progress
 
 
@@ -20,6 +21,10 @@ class Pictures:
     seconds: float
     scheduler: str
     """Class name of the sampler that drew them."""
+    request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale | None = None
+    """What was drawn: what was asked, with its prompts in English."""
+    film: Film | None = None
+    """Where a film was asked for; the one picture is a frame of it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Ticket:
     """A job handed to the loop. `report` and `done` are called on the loop's thread; `done` exactly once."""
 
     job_id: int
-    request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale
+    request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale
     init_image: Image.Image | None
     cancelled: threading.Event
     report: Callable[[Progress], None]

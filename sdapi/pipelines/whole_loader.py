@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from sdapi.catalog import Checkpoint, ModelBroken, Refused, part_weights
+from sdapi.catalog import Asset, Checkpoint, ModelBroken, Refused, part_weights
 
 from .loader import quiet_loading
 
@@ -50,7 +50,7 @@ class _Incomplete(Exception):
     """Something the pipeline needs is not there."""
 
 
-def load_whole(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, is_dtype_chosen: bool) -> WholeComponents:
+def load_whole(checkpoint: Checkpoint | Asset, *, device: torch.device, dtype: torch.dtype, is_dtype_chosen: bool) -> WholeComponents:
     """Read a diffusers folder that the catalog has looked through. Blocks for seconds.
 
     `dtype` is the device's. Unless the operator chose it, weights in bfloat16 stay that: these families were made for it, and float16

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdapi.domain.limits import OwnLimits
 from sdapi.webhooks import sign
+from tests.fixtures.translator import damage, install
 from tests.webhook_receiver import Call, Receiver, receiving
 
 from .running import Running, eventually, running, settings_for
@@ -61,14 +62,17 @@ async def test_a_webhook_tells_of_the_picture_with_the_track_id_in_its_own_type(
 
 
 async def test_a_webhook_tells_of_a_job_that_failed(tmp_path: Path, receiver: Receiver) -> None:
-    async with running(settings_for(tmp_path)) as server:
-        answer = await post(server, DRAW, {**SHORT, "multi_lingual": "yes", "webhook": receiver.url(), "track_id": 3})
+    settings = settings_for(tmp_path)
+    damage(install(settings.models_dir))
+    async with running(settings) as server:
+        french = {**SHORT, "prompt": "un cercle rouge", "multi_lingual": "yes"}
+        answer = await post(server, DRAW, {**french, "webhook": receiver.url(), "track_id": 3})
         told = json.loads((await call_to(receiver)).body)
 
     assert answer["status"] == "failed"
     assert (told["status"], told["id"], told["track_id"]) == ("failed", answer["request_id"], 3)
     assert told["message"] == "Failed, Try Again"
-    assert "not available" in told["error"]
+    assert "models/translators/tiny/ can't be loaded" in told["error"]
 
 
 async def test_a_webhook_tells_of_a_job_that_was_cancelled_in_the_queue(tmp_path: Path, receiver: Receiver) -> None:
@@ -155,24 +159,6 @@ async def test_fetch_result_needs_nothing_but_the_key(server: Running) -> None:
     by_get = await server.stranger.get(answer["fetch_result"], params={"key": key})
     assert by_post.json()["status"] == by_get.json()["status"] == "success"
     assert (await server.stranger.post(answer["fetch_result"], json={})).status_code == 401
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/api/v5/text2video", {}),
-    ],
-)
-async def test_what_is_not_available_fails_plainly_instead_of_drawing_something_else(
-    server: Running, path: str, body: dict[str, object]
-) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
-    sent = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
-    answer = await post(server, path, {**SHORT, "init_image": sent, "mask_image": sent, "url": sent, **body})
-    assert answer["status"] == "failed", answer
-    assert "not available" in answer["error"]
-    assert answer["output"] == ""
 
 
 async def test_a_key_with_a_queue_limit_is_told_so_and_others_are_not(tmp_path: Path) -> None:

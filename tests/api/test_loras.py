@@ -111,7 +111,11 @@ async def test_what_the_hosted_calls_name_is_seen(server: Running, asked: dict[s
     ("asked", "field", "sentence"),
     [
         ({"lora_model": "nope"}, "lora_model", "There is no LoRA named 'nope' on this server. There are: demo-night, moxin, sharp."),
-        ({"lora_model": "../moxin"}, "lora_model", "There is no LoRA named '../moxin' on this server. There are: demo-night, moxin, sharp."),
+        (
+            {"lora_model": "../moxin"},
+            "lora_model",
+            "There is no LoRA named '../moxin' on this server. There are: demo-night, moxin, sharp.",
+        ),
         ({"prompt": "a cat <lora:nope:1>"}, "prompt", "There is no LoRA named 'nope' on this server. There are: demo-night, moxin, sharp."),
         ({"prompt": "a cat <lora:moxin:much>"}, "prompt", "In <lora:moxin:much> the weight must be a number, as in <lora:name:0.8>."),
         ({"prompt": "a cat <lora:moxin:7>"}, "prompt", "In <lora:moxin:7> the weight must be between -2 and 2."),

@@ -17,7 +17,12 @@ from recipe.detector import detect
 from recipe.drawing import draw
 from recipe.scenes import draw_scene
 from safetensors.torch import save_file
+from sqlalchemy import func, select
 
+from sdapi.db.tables import JobRow
+from tests.pipelines.face_onnx import write_face_model
+from tests.pipelines.tiny_faces import constant_face_tensors
+from tests.pipelines.tiny_upscalers import write_upscaling_folder
 from tests.pipelines.upscaler_nets import compact_tensors, dense_tensors, in_first_layout
 
 from .running import Running, eventually, running, settings_for
@@ -184,3 +189,72 @@ async def test_a_drawing_is_enlarged_as_asked_and_shows_the_same(server: Running
         assert (detect(image).shape, detect(image).colour, detect(image).background) == ("circle", "red", "blue")
         assert psnr_db(image.resize((128, 128), Image.Resampling.BOX), drawn) > 30
         assert f"Postprocess upscale by: {times}, Postprocess upscaler: demo-x2" in image.info["parameters"]
+
+
+async def test_an_upscaler_that_draws_is_used_by_its_name_with_a_seed_of_its_own(server: Running, folder: Path) -> None:
+    write_upscaling_folder(folder / "x4", "x4")
+    tiny = SMALL.resize((16, 16), Image.Resampling.BOX)
+    await eventually(lambda: listed(server, "x4"))
+
+    first = await picture_of(server, await asked(server, url=sent(tiny), model_id="x4", scale=2))
+    second = await picture_of(server, await asked(server, url=sent(tiny), model_id="x4", scale=2))
+    assert first.size == (32, 32)
+    assert not np.array_equal(np.asarray(first), np.asarray(second))
+
+    large = await asked(server, "/api/v3/super_resolution", url=sent(Image.new("RGB", (2049, 2048))), model_id="x4", scale=1)
+    assert large["status"] == "error"
+    assert "takes at most 4.2 million pixels" in str(large["message"])
+
+
+FACE_COLOUR = (-1.0, 1.0, -1.0)
+"""What the face network of the test makes of every face: green."""
+
+
+async def test_faces_are_restored_once_what_that_takes_is_installed(server: Running) -> None:
+    models = server.settings.models_dir
+    picture = Image.new("RGB", (128, 128), (60, 70, 90))
+    picture.paste((255, 0, 0), (56, 56, 64, 64))
+    path = "/api/v3/super_resolution"
+
+    nothing = await asked(server, path, url=sent(picture), face_enhance=True)
+    assert nothing["status"] == "error"
+    assert "models/faces/gfpgan/" in str(nothing["message"])
+    assert "models/annotators/face_detector/" in str(nothing["message"])
+    (models / "faces" / "gfpgan").mkdir(parents=True)
+    save_file(constant_face_tensors(FACE_COLOUR), models / "faces" / "gfpgan" / "GFPGANv1.4.safetensors")
+    half = await asked(server, path, url=sent(picture), face_enhance=True)
+    assert "models/faces/gfpgan/" not in str(half["message"])
+    assert "models/annotators/face_detector/" in str(half["message"])
+    async with server.services.sessions() as session:
+        assert await session.scalar(select(func.count()).select_from(JobRow)) == 0
+
+    write_face_model(models / "annotators" / "face_detector" / "yunet.onnx", width=128, height=128)
+    plain = await picture_of(server, await asked(server, url=sent(picture)))
+    restored = await picture_of(server, await asked(server, path, url=sent(picture), face_enhance=True))
+    assert restored.size == plain.size == (256, 256)
+    assert restored.getpixel((120, 120)) == (0, 255, 0)
+    assert restored.info["parameters"].endswith("Postprocess upscaler: demo-x2, Face restoration: GFPGAN, Version: sdapi")
+    changed = np.argwhere((np.asarray(restored) != np.asarray(plain)).any(axis=2))
+    assert np.abs(changed - 120).max() < 100
+    assert len(changed) > 1000
+
+    (models / "faces" / "gfpgan" / "another.safetensors").write_bytes(b"")
+    twice = await asked(server, path, url=sent(picture), face_enhance=True)
+    assert "more than one .safetensors file" in str(twice["message"])
+
+
+async def test_faces_are_laid_over_what_an_upscaler_that_draws_has_made(server: Running, folder: Path) -> None:
+    models = server.settings.models_dir
+    write_upscaling_folder(folder / "x4", "x4")
+    (models / "faces" / "gfpgan").mkdir(parents=True)
+    save_file(constant_face_tensors(FACE_COLOUR), models / "faces" / "gfpgan" / "GFPGANv1.4.safetensors")
+    write_face_model(models / "annotators" / "face_detector" / "yunet.onnx", width=32, height=32)
+    picture = Image.new("RGB", (32, 32), (60, 70, 90))
+    picture.paste((255, 0, 0), (8, 8, 16, 16))
+    await eventually(lambda: listed(server, "x4"))
+
+    restored = await picture_of(
+        server, await asked(server, "/api/v3/super_resolution", url=sent(picture), model_id="x4", face_enhance=True)
+    )
+    assert restored.size == (64, 64)
+    assert restored.getpixel((24, 24)) == (0, 255, 0)

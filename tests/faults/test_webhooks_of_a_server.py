@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.fixtures.translator import damage, install
 from tests.webhook_receiver import Call, receiving
 
 from .serving import served
@@ -26,16 +27,18 @@ async def test_every_one_of_200_ended_jobs_reaches_a_receiver_that_fails_twice_a
         return 500 if tries[call.delivery] <= 2 else 200
 
     environment = {"SDAPI_SYNC_WAIT_S": "0", "SDAPI_ALLOW_PRIVATE_URLS": "true", "SDAPI_API_KEY": _KEY}
+    damage(install(tmp_path / "models"))
     ids: set[int] = set()
     async with receiving(answer) as receiver:
         with served(tmp_path, **environment) as server:
             async with httpx.AsyncClient(base_url=server.url, timeout=60, headers={"X-API-KEY": _KEY}) as client:
                 for number in range(_JOBS):
-                    # Half of them ask for something that isn't there: a failure is a terminal state, too.
+                    # Half of them need a damaged model: a failure is a terminal state, too.
                     body = {
                         **BODY,
                         "seed": number,
-                        "multi_lingual": "yes" if number % 2 else "no",
+                        "prompt": "un cercle rouge" if number % 2 else BODY["prompt"],
+                        "multi_lingual": "yes",
                         "webhook": receiver.url(),
                         "track_id": number,
                     }

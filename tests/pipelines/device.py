@@ -37,7 +37,7 @@ class Device:
     """Draws on a thread of its own. Input pictures are a green square, masks its left half."""
 
     def __init__(self, loop: DrawingLoop, *, at_once: int) -> None:
-        self._loop = loop
+        self.loop = loop
         self._at_once = at_once
         self._picture = draw(Scene(shape="square", colour="green", background="white"), 128, 128)
         self._jobs = 0
@@ -71,7 +71,7 @@ class Device:
         if wish.cancelled_at_step == 0:
             wish.cancelled.set()
         self._jobs += 1
-        self._loop.submit(
+        self.loop.submit(
             Ticket(
                 job_id=self._jobs,
                 request=request,

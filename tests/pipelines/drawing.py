@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from sdapi.catalog import Catalog, embedded_model_dir
-from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
+from sdapi.catalog.safety import SafetyCheckers
+from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
@@ -19,8 +21,9 @@ from sdapi.pipelines.loop import DrawingLoop
 from sdapi.pipelines.memory import Memory
 from sdapi.pipelines.models import Model
 from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.safety_stage import SafetyStage
 from sdapi.pipelines.tickets import Pictures, Result, Ticket
-from sdapi.pipelines.upscalers.model import UpscalerModel
+from sdapi.pipelines.upscalers.kinds import Upscaler
 
 
 @cache
@@ -74,20 +77,28 @@ class Studio:
         *,
         control_nets: dict[str, ControlNetwork] | None = None,
         max_batch_rows: int = 16,
-        upscalers: dict[str, UpscalerModel] | None = None,
+        upscalers: Mapping[str, Upscaler] | None = None,
+        safety: SafetyCheckers | None = None,
     ) -> None:
         self.models = models or {"demo": UnetModel("demo", demo_parts())}
         memory = Memory(2**40)
         residency: Residency[Model] = Residency(self.models.__getitem__, memory)
         nets: Residency[ControlNetwork] = Residency((control_nets or {}).__getitem__, memory)
-        enlargers: Residency[UpscalerModel] = Residency((upscalers or {}).__getitem__, memory)
-        self.loop = DrawingLoop(residency, upscalers=enlargers, max_batch_pixels=2**22, max_batch_rows=max_batch_rows, control_nets=nets)
+        enlargers: Residency[Upscaler] = Residency((upscalers or {}).__getitem__, memory)
+        self.loop = DrawingLoop(
+            residency,
+            upscalers=enlargers,
+            max_batch_pixels=2**22,
+            max_batch_rows=max_batch_rows,
+            control_nets=nets,
+            safety=SafetyStage(safety, memory, device=torch.device("cpu")),
+        )
         self.asked: list[Asked] = []
         self.order: list[str] = []
 
     def ask(
         self,
-        request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale,
+        request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale,
         init_image: Image.Image | None = None,
         mask_image: Image.Image | None = None,
         control_image: Image.Image | None = None,

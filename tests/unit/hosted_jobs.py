@@ -92,7 +92,7 @@ def _values(asked: Asked) -> dict[str, Any]:
     same = "prompt negative_prompt width height samples scheduler use_karras_sigmas clip_skip panorama self_attention highres_fix upscale"
     values = stored | {name: getattr(asked, name) for name in same.split()}
     values |= {"token_merging": bool(asked.token_merging)}
-    values |= {"checkpoint": "demo", "multi_lingual": asked.multi_lingual, "seed": 1793745243 if asked.seed is None else asked.seed}
+    values |= {"checkpoint": "demo", "multi_lingual": bool(asked.multi_lingual), "seed": 1793745243 if asked.seed is None else asked.seed}
     values |= {"steps": asked.steps or asked.default_steps, "guidance_scale": asked.guidance_scale or 7.5}
     if asked.kind == "text2video":
         return values | {"seconds": asked.seconds}

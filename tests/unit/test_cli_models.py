@@ -29,6 +29,7 @@ from sdapi.catalog.licences import licence_of_card
 from sdapi.catalog.records import Origin, record_origin
 from sdapi.cli import app
 from sdapi.model_downloads import DownloadFailed, LocalModel, add_model
+from tests.fixtures.translator import install
 
 from .fake_model_source import COMMIT, ModelSource, model_source
 from .test_assets import TENSORS
@@ -160,6 +161,20 @@ def test_annotators_are_listed_checked_and_removed_but_not_added(folder: Path, t
     done(models("remove", "depth", "--yes"))
     assert not (folder / "annotators" / "depth").exists()
     refused(models("add", put(tmp_path / "x.safetensors", tensors(VAE)), "--kind", "annotator"), "put into their folders by hand")
+
+
+def test_translators_are_listed_checked_and_removed_but_not_added(folder: Path, tmp_path: Path) -> None:
+    install(folder)
+    put(folder / "translators" / "half" / "config.json", b'{"model_type": "mbart"}')
+
+    listed = models("list", "--kind", "translator")
+
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["tiny"]
+    assert "translators/half: sentencepiece.bpe.model is missing" in listed.stderr
+    assert "ok   translator tiny" in done(models("verify", "tiny"))
+    done(models("remove", "tiny", "--yes"))
+    assert not (folder / "translators" / "tiny").exists()
+    refused(models("add", put(tmp_path / "x.safetensors", tensors(VAE)), "--kind", "translator"), "put into their folders by hand")
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are() -> None:

@@ -61,7 +61,7 @@ def test_each_control_net_costs_a_part_of_a_forward_more() -> None:
 
 
 def test_a_film_costs_by_its_length() -> None:
-    short, long = (Text2Video.model_validate({**a_request().model_dump(exclude={"kind"}), "seconds": seconds}) for seconds in (1, 4))
+    short, long = (Text2Video.model_validate({**a_request().model_dump(exclude={"kind"}), "frames": frames}) for frames in (8, 32))
     assert cost_of(long) == pytest.approx(4 * cost_of(short))
     assert cost_of(short) > cost_of(a_request())
 

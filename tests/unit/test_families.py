@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from sdapi.domain.families import ALL_FAMILIES, DEFAULT_GUIDANCE, FAMILY_NAMES, PARAMETERS, WHOLE_FAMILIES, Drawing, Family, refusal, suited
+from sdapi.domain.families import (
+    ALL_FAMILIES,
+    DEFAULT_GUIDANCE,
+    FAMILY_NAMES,
+    FILM_FAMILIES,
+    PARAMETERS,
+    WHOLE_FAMILIES,
+    Drawing,
+    Family,
+    refusal,
+    suited,
+)
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img
 
 COMMON = {"checkpoint": "m", "prompt": "a cat", "seed": 1}
@@ -38,7 +49,7 @@ def test_every_refusal_names_its_field_and_what_no_family_refuses_is_drawn(famil
 
 
 def test_every_family_has_a_name_and_a_guidance() -> None:
-    assert set(FAMILY_NAMES) == set(DEFAULT_GUIDANCE) == set(ALL_FAMILIES)
+    assert set(FAMILY_NAMES) == set(DEFAULT_GUIDANCE) == {*ALL_FAMILIES, *FILM_FAMILIES}
 
 
 def test_a_named_sampler_is_taken_out_where_the_model_keeps_its_own() -> None:

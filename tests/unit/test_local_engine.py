@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.domain.generation import Txt2Img
+from sdapi.domain.generation import Img2Img, Txt2Img
 from sdapi.domain.progress import Progress
 from sdapi.engine.base import Cancelled, Drawn, Failed, Work
 from sdapi.engine.local import LocalEngine
@@ -52,8 +52,11 @@ async def test_room_counts_pictures_and_comes_back(tmp_path: Path) -> None:
 
 async def test_a_kind_that_can_not_be_drawn_fails_without_starting_the_device(tmp_path: Path) -> None:
     engine = an_engine(tmp_path, device="abacus")
-    outcome = await engine.draw(work(multi_lingual=True), ignore, threading.Event())
-    assert outcome == Failed("Translating prompts (multi_lingual) is not available on this server.")
+    over = {**work(highres_fix=True).request.model_dump(exclude={"kind"}), "init_image": "inputs/x.png"}
+    outcome = await engine.draw(Work(1, Img2Img.model_validate(over)), ignore, threading.Event())
+    assert isinstance(outcome, Failed)
+    assert "highres_fix" in outcome.reason
+    assert outcome.reason.endswith("is not available on this server.")
     assert engine.problem() is None
     await engine.stop()
 

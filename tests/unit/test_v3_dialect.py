@@ -52,6 +52,7 @@ def test_the_documented_text2img_request_is_read() -> None:
         default_steps=20,
         guidance_scale=7.5,
         enhance_prompt=True,
+        safety_checker=True,
         echo={"track_id": None, "safety_checker": "yes", "upscale": "no", "instant_response": "no"},
     )
 

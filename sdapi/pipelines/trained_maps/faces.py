@@ -53,11 +53,15 @@ class FaceAnnotator:
 
     def map_of(self, _: ControlMap, rgb: Rgb) -> Map:
         """Of the picture's size; black where there is no face."""
+        return draw_faces(self.faces_in(rgb), *rgb.shape[:2])
+
+    def faces_in(self, rgb: Rgb) -> list[Face]:
+        """The surest first."""
         height, width = rgb.shape[:2]
         self._detector.setInputSize((width, height))
         found = self._detector.detect(np.ascontiguousarray(rgb[:, :, ::-1]))[1]
         rows = np.zeros((0, 15), dtype=np.float32) if found is None else np.asarray(found, dtype=np.float32)
-        return draw_faces([Face(tuple(row[:4].tolist()), row[4:14].reshape(5, 2)) for row in rows], height, width)
+        return [Face(tuple(row[:4].tolist()), row[4:14].reshape(5, 2)) for row in rows]
 
 
 def draw_faces(faces: list[Face], height: int, width: int) -> Map:

@@ -72,9 +72,11 @@ def _read(installed: InstalledAnnotator, device: torch.device) -> Annotator:
             people = _model(transformers.AutoModelForObjectDetection, path / "people", device)
             return PoseAnnotator(*pose, *people, size_bytes=installed.size_bytes)
         case AnnotatorName.HED:
-            return HedAnnotator(safetensors.torch.load_file(path), device=device)
+            with quiet_loading():  # while diffusers builds a network, all that are built beside it have no weights
+                return HedAnnotator(safetensors.torch.load_file(path), device=device)
         case AnnotatorName.LINEART:
-            return LineArtAnnotator(safetensors.torch.load_file(path), device=device)
+            with quiet_loading():
+                return LineArtAnnotator(safetensors.torch.load_file(path), device=device)
         case AnnotatorName.FACE_DETECTOR:
             return FaceAnnotator(path)
         case _:

@@ -16,6 +16,7 @@ from sdapi.pipelines.row import BatchKey
 
 from .enlarging import Enlarging, TileCourse
 from .networks import DenseNetwork, Network
+from .repainting import Guide
 from .tiles import tiles_of
 
 _TILE_BYTES = {"cpu": 2**29, "cuda": 2**31}
@@ -49,7 +50,13 @@ class UpscalerModel:
     def additions(self, request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale) -> None:
         """See Model: nothing."""
 
-    def begin(self, size: tuple[int, int], scale: float, picture: Image.Image | None = None) -> Enlarging:
+    def begin(
+        self,
+        size: tuple[int, int],
+        scale: float,
+        picture: Image.Image | None = None,
+        guide: Guide | None = None,  # noqa: ARG002 - networks know no words
+    ) -> Enlarging:
         """A row that makes a picture of that size so many times larger; the picture may come later."""
         width, height = size
         network = self._network
