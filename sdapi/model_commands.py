@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(invoke_without_command=True)
 
 Kind = Annotated[
-    str | None, typer.Option("--kind", help="checkpoint, lora, embedding, controlnet, vae, upscaler, annotator, safety or translator.")
+    str | None,
+    typer.Option("--kind", help="checkpoint, lora, embedding, controlnet, vae, upscaler, annotator, safety, translator, video or face."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 Id = Annotated[str, typer.Argument(help="The model's id, as `models list` shows it.")]

@@ -29,11 +29,14 @@ _MIGRATED = "migrated"
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server of our own, on a Unix socket, started when the first test needs it."""
+    import fasteners
     import pgserver
 
     # Not in pytest's folder: pgserver makes every folder above its own passable, for the user the server runs as.
     folder = Path(tempfile.mkdtemp(prefix="sdapi-postgresql-"))
-    server = pgserver.get_server(folder / "data", cleanup_mode="delete")
+    # Whoever starts one as root for the first time makes the user it runs as, which two processes must not do at once.
+    with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "sdapi-postgresql.lock"):
+        server = pgserver.get_server(folder / "data", cleanup_mode="delete")
     try:
         # Its data need not survive a power cut, and without waiting for the disk, databases come and go many times faster.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from safetensors import SafetensorError
-
 from sdapi.catalog import Asset, AssetKind, Assets, Refused
 from sdapi.domain.errors import InvalidRequest, ModelNotFound
+from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .embeddings import Embedding, EmbeddingReader
 from .loader import UnetComponents
@@ -19,9 +18,6 @@ from .vaes import Vae, VaeReader
 _log = logging.getLogger(__name__)
 
 Addition = Lora | Embedding | Vae
-
-# What reading damaged or mislabelled files raises, in safetensors, torch and diffusers; there is no common base.
-_READING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError)
 
 _FIELDS: dict[AssetKind, str] = {"lora": "lora_model", "embedding": "embeddings_model", "vae": "vae"}
 """Which field of a request names each kind."""
@@ -70,7 +66,7 @@ class AssetReader:
         except Refused as refusal:
             sentence = f"The {word} {asset.id!r} can't be used with the model {self._model_id!r}: {refusal}"
             raise InvalidRequest.of(field, sentence) from refusal
-        except _READING_ERRORS as error:
+        except READING_ERRORS as error:
             _log.exception("an asset can't be read", extra={"kind": asset.kind, "asset": asset.id})
             raise InvalidRequest.of(field, f"The {word} {asset.id!r} can't be read: its file is damaged.") from error
         return read

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import diffusers  # its names are looked up when they are used: what films need takes seconds to import
 import numpy as np
 import torch
-from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from sdapi.catalog import Checkpoint, FilmFamily, ModelBroken, Refused, part_weights
 from sdapi.domain.generation import Text2Video
+from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .loader import load_checkpoint, quiet_loading
 from .samplers import Sampler
@@ -24,7 +24,7 @@ from .whole_loader import WholeComponents, assembled, load_whole
 
 _log = logging.getLogger(__name__)
 
-_LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError, Refused)
+_LOADING_ERRORS = (*READING_ERRORS, Refused)
 _ADAPTED_SAMPLER = {"beta_schedule": "linear", "clip_sample": False, "steps_offset": 1, "timestep_spacing": "linspace"}
 """What motion adapters were trained with, whichever the checkpoint's own sampler is."""
 _FRAMES_AT_ONCE = 4
@@ -40,7 +40,7 @@ def load_film_model(checkpoint: Checkpoint, *, device: torch.device, dtype: torc
     parts = load_whole(checkpoint, device=device, dtype=dtype, is_dtype_chosen=is_dtype_chosen)
     components = dict(parts.components)
     if "motion_adapter" in components:
-        if isinstance(components["unet"], UNet2DConditionModel):
+        if isinstance(components["unet"], diffusers.UNet2DConditionModel):
             components["unet"] = assembled(parts, parts.pipeline_class).unet.eval().requires_grad_(requires_grad=False).to(device)
         components["motion_adapter"] = None
     if checkpoint.family == "wan":
@@ -62,10 +62,10 @@ def load_adapted(checkpoint: Checkpoint, adapter: Checkpoint, *, device: torch.d
     try:
         with quiet_loading():
             variant = part_weights(adapter.path, prefer_fp16=dtype == torch.float16).variant
-            motion = MotionAdapter.from_pretrained(
+            motion = diffusers.MotionAdapter.from_pretrained(
                 adapter.path, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
             )
-            unet = UNetMotionModel.from_unet2d(parts.unet, motion).eval().requires_grad_(requires_grad=False).to(device, dtype)
+            unet = diffusers.UNetMotionModel.from_unet2d(parts.unet, motion).eval().requires_grad_(requires_grad=False).to(device, dtype)
     except _LOADING_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -74,13 +74,13 @@ def load_adapted(checkpoint: Checkpoint, adapter: Checkpoint, *, device: torch.d
         raise ModelBroken(adapter.id, sentence) from error
     networks = (parts.text_encoder, unet, parts.vae)
     return WholeComponents(
-        pipeline_class=AnimateDiffPipeline,
+        pipeline_class=diffusers.AnimateDiffPipeline,
         components={
             "tokenizer": parts.tokenizer,
             "text_encoder": parts.text_encoder,
             "unet": unet,
             "vae": parts.vae,
-            "scheduler": DDIMScheduler.from_config({**parts.scheduler_config, **_ADAPTED_SAMPLER}),
+            "scheduler": diffusers.DDIMScheduler.from_config({**parts.scheduler_config, **_ADAPTED_SAMPLER}),
             "motion_adapter": None,
             "feature_extractor": None,
             "image_encoder": None,

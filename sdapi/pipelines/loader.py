@@ -17,11 +17,12 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import UNET_FAMILIES, Asset, Checkpoint, ModelBroken, Refused, UnetFamily, part_weights
+from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .prediction_types import predicts_noise
 from .single_files import (
@@ -43,17 +44,7 @@ _ONE_AT_A_TIME = Lock()
 _V_PREDICTION_SAMPLE_SIZE = 96
 """Stable Diffusion 2's models that predict velocity were trained at 768 px, the others at 512."""
 
-# What the libraries raise on damaged or mislabelled files; there is no common base.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    SafetensorError,
-    SingleFileComponentError,
-)
+_LOADING_ERRORS = (*READING_ERRORS, SingleFileComponentError)
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, c
         except Incomplete as error:
             raise ModelBroken(asset.id, f"The control net {asset.id!r} can't be loaded: {error}.") from error
     network.eval().requires_grad_(requires_grad=False).to(device)
-    _own_memory(network)
+    own_memory(network)
     return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
 
 
@@ -230,7 +221,7 @@ def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device
     networks = parts.networks
     for network in networks:
         network.eval().requires_grad_(requires_grad=False).to(device)
-        _own_memory(network)
+        own_memory(network)
     if device.type == "cuda":
         # Tensor cores read convolutions in this order; on the CPU it gains nothing.
         parts.unet.to(memory_format=torch.channels_last)
@@ -257,18 +248,6 @@ def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device
         text_encoder_2=parts.text_encoder_2,
         has_zeros_for_empty_prompt=parts.has_zeros_for_empty_prompt,
     )
-
-
-def _own_memory(network: Any) -> None:
-    """Copy weights that are still mapped from their file; those that were converted or sent to a GPU have been copied already.
-
-    Mapped weights lie at odd addresses, which changes the last bits of a picture with the length of a file's header, and writing
-    into the file would kill the process (SIGBUS).
-    """
-    for parameter in network.parameters():
-        # Torch can grow the storage it allocated itself, and no other.
-        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()
 
 
 @contextmanager

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
-from sdapi.catalog import ModelBroken, Refused
+from sdapi.catalog import Refused
 from sdapi.catalog.safety import InstalledChecker
+from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.reading_errors import told_as_broken
 
 from .loader import quiet_loading
-
-_log = logging.getLogger(__name__)
-
-# What the libraries raise on damaged or mislabelled files; there is no common base.
-_READING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 class SafetyChecker:
@@ -51,16 +46,8 @@ def read_checker(installed: InstalledChecker, *, device: torch.device) -> Safety
 
     In float32 whatever the drawing has: its thresholds are told in thousandths.
     """
-    where = f"The safety checker in models/safety/{installed.id}/"
-    try:
+    with told_as_broken(installed.id, f"The safety checker in models/safety/{installed.id}/"):
         return _read(installed, device)
-    except Refused as refusal:
-        raise ModelBroken(installed.id, f"{where} can't be used: {refusal}") from refusal
-    except torch.OutOfMemoryError:
-        raise
-    except _READING_ERRORS as error:
-        _log.exception("a safety checker can't be read", extra={"checker": installed.id})
-        raise ModelBroken(installed.id, f"{where} can't be loaded: it is damaged, or another kind of model.") from error
 
 
 def _read(installed: InstalledChecker, device: torch.device) -> SafetyChecker:
@@ -87,8 +74,5 @@ def _read(installed: InstalledChecker, device: torch.device) -> SafetyChecker:
         if not torch.isfinite(parameter).all():
             raise Refused(f"Its {name} is not all numbers.")
     network = network.eval().requires_grad_(requires_grad=False).to(device)
-    for parameter in network.parameters():
-        # Weights that are still mapped from their file would change with it.
-        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()
+    own_memory(network)
     return SafetyChecker(network, processor)

@@ -6,21 +6,19 @@ half a minute to convert the 250,000 pieces of the original's vocabulary that se
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import OrderedDict
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from sdapi.catalog import ModelBroken, Refused
+from sdapi.catalog import Refused
 from sdapi.catalog.translators import VOCABULARY, InstalledTranslator
 from sdapi.domain.languages import ENGLISH
+from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.reading_errors import told_as_broken
 
 from .loader import quiet_loading
-
-_log = logging.getLogger(__name__)
 
 _ALL_CODES = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO ru_RU "
@@ -40,9 +38,6 @@ _BEAMS = 3
 _REMEMBERED = 512
 """Stretches whose translations are kept: clients send the same words again and again."""
 _SYNTAX = re.compile(r"[()\[\]<>]+")
-
-# What the libraries raise on damaged or mislabelled files; there is no common base.
-_READING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError)
 
 
 class Translator:
@@ -102,16 +97,8 @@ class Translator:
 
 def read_translator(installed: InstalledTranslator, *, device: torch.device, dtype: torch.dtype) -> Translator:
     """Blocks for seconds. Raises ModelBroken where the files are damaged or something else, and torch.OutOfMemoryError."""
-    where = f"The translator in models/translators/{installed.id}/"
-    try:
+    with told_as_broken(installed.id, f"The translator in models/translators/{installed.id}/"):
         return _read(installed, device, dtype)
-    except Refused as refusal:
-        raise ModelBroken(installed.id, f"{where} can't be used: {refusal}") from refusal
-    except torch.OutOfMemoryError:
-        raise
-    except _READING_ERRORS as error:
-        _log.exception("a translator can't be read", extra={"translator": installed.id})
-        raise ModelBroken(installed.id, f"{where} can't be loaded: it is damaged, or another kind of model.") from error
 
 
 def _read(installed: InstalledTranslator, device: torch.device, dtype: torch.dtype) -> Translator:
@@ -133,10 +120,7 @@ def _read(installed: InstalledTranslator, device: torch.device, dtype: torch.dty
     # Everything is said at every call; what a file adds to that could ask for words this model doesn't have.
     network.generation_config = transformers.GenerationConfig()
     network = network.eval().requires_grad_(requires_grad=False).to(device)
-    for parameter in network.parameters():
-        # Weights that are still mapped from their file would change with it.
-        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()
+    own_memory(network)
     size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     return Translator(network, pieces, size_bytes=size_bytes)
 

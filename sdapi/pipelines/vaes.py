@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from sdapi.catalog import Asset, Refused, part_weights
+from sdapi.pipelines.mapped_weights import own_memory
 
 from .loader import quiet_loading
 from .single_files import SHIPPED_CONFIGS
@@ -52,10 +53,7 @@ class VaeReader:
                 raise Refused(f"Its {name} is {theirs}, the model's is {ours}; it was made for another family of models.")
         if len(network.config.block_out_channels) != len(self._own.config.block_out_channels):
             raise Refused("It makes pictures of another size from the same latents.")
-        for parameter in network.parameters():
-            # Weights that are still mapped from their file would change with it.
-            if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-                parameter.data = parameter.data.clone()
+        own_memory(network)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
             raise Refused("Its weights are not numbers.")
         return Vae(network)

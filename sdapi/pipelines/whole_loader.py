@@ -13,16 +13,15 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from sdapi.catalog import Asset, Checkpoint, ModelBroken, Refused, part_weights
+from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .loader import quiet_loading
 
 _log = logging.getLogger(__name__)
-
-# What the libraries raise on damaged or mislabelled files; there is no common base.
-_LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, SafetensorError)
 
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -67,7 +66,7 @@ def load_whole(checkpoint: Checkpoint | Asset, *, device: torch.device, dtype: t
         except ImportError as error:
             sentence = f"The model {checkpoint.id!r} can't be loaded: a library it needs is not installed here. {_first_line(error)}"
             raise ModelBroken(checkpoint.id, sentence) from error
-        except _LOADING_ERRORS as error:
+        except READING_ERRORS as error:
             _log.exception("checkpoint can't be loaded", extra={"model": checkpoint.id})
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded.") from error
 
@@ -89,7 +88,7 @@ def _read(folder: Path, device: torch.device, dtype: torch.dtype, *, is_dtype_ch
     networks = [part for part in components.values() if isinstance(part, torch.nn.Module)]
     for network in networks:
         network.eval().requires_grad_(requires_grad=False).to(device)
-        _own_memory(network)
+        own_memory(network)
     denoiser = next((components[name] for name in _DENOISERS if components.get(name) is not None), None)
     if denoiser is None or components.get("scheduler") is None:
         raise _Incomplete("it has no network to denoise with, or no scheduler")
@@ -151,10 +150,3 @@ def _part(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> An
     if loaded["missing_keys"]:
         raise _Incomplete(f"{folder.name} lacks weights such as {min(loaded['missing_keys'])}")
     return network
-
-
-def _own_memory(network: torch.nn.Module) -> None:
-    """Copy weights that are still mapped from their file (see `loader.py`)."""
-    for parameter in network.parameters():
-        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()

@@ -12,7 +12,7 @@ from PIL import Image
 from recipe.drawing import draw
 from recipe.scenes import Scene
 
-from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.loop import DrawingLoop
@@ -91,7 +91,7 @@ def open_device(models_dir: Path, *, cache_bytes: int, at_once: int = 1) -> Iter
     folder = embedded_model_dir()
     assert folder is not None
     options = DeviceOptions("cpu", "float32", threads=1, max_batch_rows=8, model_cache_bytes=cache_bytes)
-    loop = open_loop(Catalog(models_dir, aliases={}, embedded=folder), Assets(models_dir), options)
+    loop = open_loop(Catalog(models_dir, aliases={}, embedded=folder), Assets(models_dir, embedded=embedded_assets_dir()), options)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:

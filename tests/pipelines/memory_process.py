@@ -1,4 +1,4 @@
-"""A process that switches models, then LoRAs, again and again, and writes what memory it takes after each cycle: JSON, lists of bytes."""
+"""A process that switches models, then LoRAs, then enlarges pictures, and writes what memory it takes after each cycle, as JSON."""
 
 from __future__ import annotations
 
@@ -38,10 +38,17 @@ def cycle(device: Device, asked: Sequence[dict[str, object]]) -> int:
 def main(models_dir: Path) -> None:
     checkpoints: list[dict[str, object]] = [{"checkpoint": path.name} for path in sorted((models_dir / "checkpoints").iterdir())]
     loras: list[dict[str, object]] = [{"loras": [{"id": path.stem}]} for path in sorted((models_dir / "loras").iterdir())]
+    enlarged: list[dict[str, object]] = [
+        {"upscale": 2 + number % 2, "upscaler": "demo-x2", "width": 64 + 8 * number} for number in range(5)
+    ]
     told = {}
-    # Nothing fits beside the model in use; and then no second LoRA beside the model.
+    # Nothing fits beside the model in use; then no second LoRA beside the model; then everything.
     beside_model_bytes = demo_parts().bytes + 3 * 2**20
-    for what, asked, cycles, cache_bytes in (("checkpoints", checkpoints, 12, 1), ("loras", loras, 20, beside_model_bytes)):
+    for what, asked, cycles, cache_bytes in (
+        ("checkpoints", checkpoints, 12, 1),
+        ("loras", loras, 20, beside_model_bytes),
+        ("upscales", enlarged, 12, 2**30),
+    ):
         with open_device(models_dir, cache_bytes=cache_bytes) as device:
             told[what] = [cycle(device, asked) for _ in range(cycles)]
     sys.stdout.write(json.dumps(told))

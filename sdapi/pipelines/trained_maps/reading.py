@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from sdapi.catalog import ModelBroken, Refused
+from sdapi.catalog import Refused
 from sdapi.catalog.annotators import InstalledAnnotator
 from sdapi.domain.control_maps import AnnotatorName, ControlMap
 from sdapi.pipelines.annotators import Map, Rgb
 from sdapi.pipelines.loader import quiet_loading
+from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.reading_errors import told_as_broken
 
 from .depth import DepthAnnotator
 from .faces import FaceAnnotator
 from .lines import HedAnnotator, LineArtAnnotator
 from .pose import PoseAnnotator
 from .segmentation import SegmentationAnnotator
-
-_log = logging.getLogger(__name__)
-
-# What the libraries raise on damaged or mislabelled files; there is no common base.
-_READING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 class Annotator(Protocol):
@@ -44,16 +39,8 @@ def read_annotator(installed: InstalledAnnotator, *, device: torch.device) -> An
 
     In float32 whatever the drawing has: a map is made once a picture, and half precision draws steps into depths.
     """
-    where = f"The annotator in models/annotators/{installed.name}/"
-    try:
+    with told_as_broken(installed.name, f"The annotator in models/annotators/{installed.name}/"):
         return _read(installed, device)
-    except Refused as refusal:
-        raise ModelBroken(installed.name, f"{where} can't be used: {refusal}") from refusal
-    except torch.OutOfMemoryError:
-        raise
-    except _READING_ERRORS as error:
-        _log.exception("an annotator can't be read", extra={"annotator": installed.name})
-        raise ModelBroken(installed.name, f"{where} can't be loaded: it is damaged, or another kind of model.") from error
 
 
 def _read(installed: InstalledAnnotator, device: torch.device) -> Annotator:
@@ -96,8 +83,5 @@ def _model(model_class: Any, folder: Path, device: torch.device) -> tuple[Any, A
     if loaded["missing_keys"]:
         raise Refused(f"It lacks weights such as {min(loaded['missing_keys'])}.")
     network = network.eval().requires_grad_(requires_grad=False).to(device)
-    for parameter in network.parameters():
-        # Weights that are still mapped from their file would change with it.
-        if parameter.device.type == "cpu" and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()
+    own_memory(network)
     return network, processor
