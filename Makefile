@@ -11,7 +11,7 @@ serve: $(VENV)/.installed  ## install, migrate, serve on HOST:PORT (127.0.0.1:80
 	@$(BIN)/sdapi serve
 
 test: $(VENV)/.dev  ## run the tests
-	$(BIN)/pytest --numprocesses=auto --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 fuzz: $(VENV)/.dev  ## send 5,000 requests nobody would send to a server; `make test` sends 300
 	SDAPI_FUZZ_CASES=5000 $(BIN)/pytest tests/fuzz

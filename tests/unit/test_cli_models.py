@@ -561,7 +561,11 @@ async def test_an_interrupted_pull_goes_on_where_it_broke_off(folder: Path, sour
     url = source.put("/ink.safetensors", tensors(LORA), hold_after=500)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sdapi.cli", "models", "pull", url, "--kind", "lora", env=environment, stderr=subprocess.PIPE
+        *(sys.executable, "-m", "sdapi.cli", "models", "pull", url, "--kind", "lora"),
+        env=environment,
+        stderr=subprocess.PIPE,
+        # Tests that run in the background of a shell were told to ignore it, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     await source.held.wait()
     await asyncio.sleep(0.3)  # so that the bytes are through the connection
