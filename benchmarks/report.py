@@ -13,16 +13,18 @@ from pathlib import Path
 
 import psutil
 
-from . import batching, concurrency, crash, eta, start, upscaling
+from . import batching, concurrency, crash, eta, overhead, queue, start, upscaling
 from .table import Table
 
 _BENCHMARKS: tuple[Callable[[], Table], ...] = (
     start.measure,
+    queue.measure,
     concurrency.measure,
     eta.measure,
     crash.measure,
     batching.measure,
     upscaling.measure,
+    overhead.measure,
 )
 
 

@@ -45,16 +45,16 @@ def compare(*, side_px: int, steps: int, pictures: int, rounds: int) -> Comparis
         raise BenchmarkFailed("the embedded model is not there")
     requests = [_request(side_px, steps, seed) for seed in range(pictures)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stock = _stock(folder, device)
+    stock = stock_pipeline(folder, device)
     seconds: list[tuple[float, float]] = []
-    with _running_loop(folder, device, pictures) as loop:
+    with running_loop(folder, device, pictures) as loop:
         # Loads the model and lets torch choose its kernels.
         warm_up = requests[0].model_copy(update={"steps": 2})
-        _draw_stock(stock, warm_up)
+        draw_stock(stock, warm_up)
         _draw_together(loop, [warm_up] * pictures)
         for _ in range(rounds):
             started = time.perf_counter()
-            expected = [_draw_stock(stock, request) for request in requests]
+            expected = [draw_stock(stock, request) for request in requests]
             middle = time.perf_counter()
             drawn = _draw_together(loop, requests)
             seconds.append((middle - started, time.perf_counter() - middle))
@@ -66,7 +66,8 @@ def _request(side_px: int, steps: int, seed: int) -> Txt2Img:
     return Txt2Img(checkpoint=EMBEDDED_ID, prompt=prompt, width=side_px, height=side_px, seed=seed, steps=steps)
 
 
-def _stock(folder: Path, device: str) -> Any:
+def stock_pipeline(folder: Path, device: str) -> Any:
+    """diffusers' own pipeline with the model in that folder, in float32."""
     # Their bars and remarks would end up between the tables.
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
@@ -76,7 +77,8 @@ def _stock(folder: Path, device: str) -> Any:
     return pipeline.to(device)
 
 
-def _draw_stock(pipeline: Any, request: Txt2Img) -> Image.Image:
+def draw_stock(pipeline: Any, request: Txt2Img) -> Image.Image:
+    """What diffusers draws for the request."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image: Image.Image = pipeline(
@@ -91,7 +93,7 @@ def _draw_stock(pipeline: Any, request: Txt2Img) -> Image.Image:
 
 
 @contextmanager
-def _running_loop(folder: Path, device: str, rows: int) -> Iterator[DrawingLoop]:
+def running_loop(folder: Path, device: str, rows: int) -> Iterator[DrawingLoop]:
     """The server's drawing loop on a thread of its own, as the server runs it."""
     catalog = Catalog(folder.parent, aliases={}, embedded=folder)
     options = DeviceOptions(device=device, dtype="float32", threads=0, max_batch_rows=rows, model_cache_bytes=2**40)
