@@ -128,7 +128,7 @@ def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, c
     with _ONE_AT_A_TIME, _quiet():
         try:
             if asset.layout == "diffusers":
-                network = _from_folder(ControlNetModel, asset.path, dtype)
+                network = network_from_folder(ControlNetModel, asset.path, dtype)
             else:
                 tensors = safetensors.torch.load_file(asset.path)
                 network = network_from(ControlNetModel, tensors, configs_dir or shipped_for(tensors), "controlnet", dtype)
@@ -153,9 +153,9 @@ def _family_of(checkpoint: Checkpoint) -> UnetFamily:
 def _read_folder(path: Path, family: UnetFamily, dtype: torch.dtype) -> _Parts:
     parts = _Parts(
         tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
-        text_encoder=_from_folder(CLIPTextModel, path / "text_encoder", dtype),
-        unet=_from_folder(UNet2DConditionModel, path / "unet", dtype),
-        vae=_from_folder(AutoencoderKL, path / "vae", dtype),
+        text_encoder=network_from_folder(CLIPTextModel, path / "text_encoder", dtype),
+        unet=network_from_folder(UNet2DConditionModel, path / "unet", dtype),
+        vae=network_from_folder(AutoencoderKL, path / "vae", dtype),
         scheduler_config=_scheduler_config(path),
     )
     if family != "sdxl":
@@ -163,12 +163,13 @@ def _read_folder(path: Path, family: UnetFamily, dtype: torch.dtype) -> _Parts:
     return replace(
         parts,
         tokenizer_2=CLIPTokenizer.from_pretrained(path / "tokenizer_2", local_files_only=True),
-        text_encoder_2=_from_folder(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+        text_encoder_2=network_from_folder(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
         has_zeros_for_empty_prompt=_has_zeros_for_empty_prompt(path),
     )
 
 
-def _from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+def network_from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network by its own configuration, on the CPU. Raises Incomplete where weights are missing, and what the libraries raise."""
     try:
         variant = part_weights(folder, prefer_fp16=dtype == torch.float16).variant
     except Refused as refusal:

@@ -15,11 +15,12 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from sdapi.catalog import Asset, Checkpoint, ModelBroken, Refused, part_weights
+from sdapi.catalog import Asset, Checkpoint, ModelBroken, part_weights
 from sdapi.pipelines.mapped_weights import own_memory
 from sdapi.pipelines.reading_errors import READING_ERRORS
 
-from .loader import quiet_loading
+from .loader import network_from_folder, quiet_loading
+from .single_files import Incomplete
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +46,6 @@ class WholeComponents:
     """Of the network that is called at each step."""
 
 
-class _Incomplete(Exception):
-    """Something the pipeline needs is not there."""
-
-
 def load_whole(checkpoint: Checkpoint | Asset, *, device: torch.device, dtype: torch.dtype, is_dtype_chosen: bool) -> WholeComponents:
     """Read a diffusers folder that the catalog has looked through. Blocks for seconds.
 
@@ -59,7 +56,7 @@ def load_whole(checkpoint: Checkpoint | Asset, *, device: torch.device, dtype: t
     with quiet_loading():
         try:
             return _read(checkpoint.path, device, dtype, is_dtype_chosen=is_dtype_chosen)
-        except _Incomplete as error:
+        except Incomplete as error:
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded: {error}.") from error
         except torch.OutOfMemoryError:
             raise
@@ -91,7 +88,7 @@ def _read(folder: Path, device: torch.device, dtype: torch.dtype, *, is_dtype_ch
         own_memory(network)
     denoiser = next((components[name] for name in _DENOISERS if components.get(name) is not None), None)
     if denoiser is None or components.get("scheduler") is None:
-        raise _Incomplete("it has no network to denoise with, or no scheduler")
+        raise Incomplete("it has no network to denoise with, or no scheduler")
     loaded = WholeComponents(
         pipeline_class=pipeline_class,
         components=components,
@@ -112,7 +109,7 @@ def assembled(parts: WholeComponents, pipeline_class: Any) -> Any:
     for name, parameter in wanted.items():
         if name not in given and parameter.default is parameter.empty:
             if name not in pipeline_class._optional_components:  # noqa: SLF001 - nowhere else does diffusers say it
-                raise _Incomplete(f"it has no {name}")
+                raise Incomplete(f"it has no {name}")
             given[name] = None
     pipe = pipeline_class(**{name: part for name, part in given.items() if name in wanted})
     pipe.set_progress_bar_config(disable=True)
@@ -127,7 +124,7 @@ def _drawing_from_words(name: str) -> Any:
 def _dtype_of(folder: Path, sources: Mapping[str, Any], device_dtype: torch.dtype) -> torch.dtype:
     denoiser = next((folder / name for name in _DENOISERS if name in sources), None)
     if denoiser is None:
-        raise _Incomplete("it has no network to denoise with")
+        raise Incomplete("it has no network to denoise with")
     with safe_open(part_weights(denoiser, prefer_fp16=False).files[0], framework="pt") as file:
         saved = _DTYPES.get(file.get_slice(next(iter(file.keys()))).get_dtype(), torch.float32)
     if saved is torch.bfloat16 or (device_dtype is torch.float16 and saved is not torch.float16):
@@ -139,14 +136,4 @@ def _part(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> An
     part_class = getattr(_LIBRARIES[library], class_name)
     if not issubclass(part_class, torch.nn.Module):
         return part_class.from_pretrained(folder, local_files_only=True)
-    try:
-        variant = part_weights(folder, prefer_fp16=dtype == torch.float16).variant
-    except Refused as refusal:
-        raise _Incomplete(str(refusal).rstrip(".")) from refusal
-    network, loaded = part_class.from_pretrained(
-        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    # The libraries only warn of missing weights, and fill them with random numbers.
-    if loaded["missing_keys"]:
-        raise _Incomplete(f"{folder.name} lacks weights such as {min(loaded['missing_keys'])}")
-    return network
+    return network_from_folder(part_class, folder, dtype)
