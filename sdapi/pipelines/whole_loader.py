@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 _DENOISERS = ("transformer", "unet")
+_UNET_PARAMETERS = 860_000_000
+"""Of Stable Diffusion 1.x."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class WholeComponents:
     """What parameters and buffers take on the device."""
     denoiser_parameters: int
     """Of the network that is called at each step."""
+
+    @property
+    def forwards_of_a_step(self) -> int:
+        """What calling that network once costs in forwards of Stable Diffusion 1.x' UNet, in which turns are reckoned."""
+        return max(1, round(self.denoiser_parameters / _UNET_PARAMETERS))
 
 
 def load_whole(checkpoint: Checkpoint | Asset, *, device: torch.device, dtype: torch.dtype, is_dtype_chosen: bool) -> WholeComponents:

@@ -40,8 +40,6 @@ from sdapi.pipelines.whole_loader import WholeComponents, assembled
 from .whole import WholeCourse, WholeKey
 
 _KEY_CELL_PX = 8
-_UNET_PARAMETERS = 860_000_000
-"""Of Stable Diffusion 1.x, whose forward is what turns are reckoned in."""
 
 
 @dataclass
@@ -91,7 +89,6 @@ class FilmModel:
         self._family = family
         self._parts = parts
         self._numbers = itertools.count()
-        self._size_factor = max(1, round(parts.denoiser_parameters / _UNET_PARAMETERS))
 
     @property
     def size_bytes(self) -> int:
@@ -125,7 +122,7 @@ class FilmModel:
         row = FilmRow(
             key=key,
             sampler=WholeCourse(type(pipe.scheduler).__name__ if sampler is None else sampler.name, request.steps + turns),
-            forwards=self._size_factor * request.frames * (2 if request.guidance_scale > 1 else 1),
+            forwards=self._parts.forwards_of_a_step * request.frames * (2 if request.guidance_scale > 1 else 1),
             size=(request.width, request.height),
             frames_per_s=request.frames_per_s,
         )

@@ -38,8 +38,6 @@ from sdapi.pipelines.whole_loader import WholeComponents, assembled
 from sdapi.pipelines.whole_preview import Noisy, noisy_latents, preview
 
 _KEY_CELL_PX = 8
-_UNET_PARAMETERS = 860_000_000
-"""Of Stable Diffusion 1.x, whose forward is what turns are reckoned in."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,6 @@ class WholeModel:
         self._family = family
         self._parts = parts
         self._numbers = itertools.count()
-        self._size_factor = max(1, round(parts.denoiser_parameters / _UNET_PARAMETERS))
 
     @property
     def size_bytes(self) -> int:
@@ -164,7 +161,7 @@ class WholeModel:
         row = WholeRow(
             key=key,
             sampler=WholeCourse(type(pipe.scheduler).__name__, step_count(request)),
-            forwards=self._size_factor * (2 if guidance.is_twofold else 1),
+            forwards=self._parts.forwards_of_a_step * (2 if guidance.is_twofold else 1),
             size=(request.width, request.height),
             drawn_size=size,
             pipe=pipe,

@@ -34,8 +34,6 @@ _GUIDANCE = {_LATENT_CLASS: 1.0}
 _USUAL_GUIDANCE = 9.0
 _PATCH_RESULT_PX = {"cpu": 512, "cuda": 1024}
 """The side of what one patch becomes: decoding it takes most of the memory, as it does for drawings of that size."""
-_UNET_PARAMETERS = 860_000_000
-"""Of Stable Diffusion 1.x, whose forward is what turns are reckoned in."""
 
 
 class DiffusionUpscaler:
@@ -56,7 +54,6 @@ class DiffusionUpscaler:
         self._grain_px = self._cell_px * 2**levels // 2 if self._is_latent else math.lcm(self._cell_px, 2 ** (levels - 1))
         side_px = patch_px or _PATCH_RESULT_PX.get(parts.device.type, _PATCH_RESULT_PX["cuda"]) // self.scale
         self._patch_px = max(self._grain_px, side_px // self._grain_px * self._grain_px)
-        self._size_factor = max(1, round(parts.denoiser_parameters / _UNET_PARAMETERS))
         self._numbers = itertools.count()
 
     @property
@@ -81,7 +78,7 @@ class DiffusionUpscaler:
             sampler=PatchCourse(patches, self._steps),
             size=size,
             target=(max(1, round(size[0] * scale)), max(1, round(size[1] * scale))),
-            forwards=self._size_factor * (2 if self._is_guided(guide) else 1),
+            forwards=self._parts.forwards_of_a_step * (2 if self._is_guided(guide) else 1),
             guide=guide,
             mosaic=Mosaic((width * self.scale, height * self.scale), self.scale),
             picture=picture,
