@@ -74,8 +74,13 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def serving(folder: Path, *, sync_wait_s: float = HOLD_S, port: int | None = None) -> Iterator[RunningServer]:
-    """Start a server on a free loopback port with its data in `folder`; stop it on exit. Raises BenchmarkFailed when it does not start."""
+def serving(
+    folder: Path, *, sync_wait_s: float = HOLD_S, port: int | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """Start a server on a free loopback port with its data in `folder`; stop it on exit. `settings` are further variables.
+
+    Raises BenchmarkFailed when it does not start.
+    """
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}"
     command = [_executable(), "serve", "--host", "127.0.0.1", "--port", str(port)]
@@ -83,7 +88,9 @@ def serving(folder: Path, *, sync_wait_s: float = HOLD_S, port: int | None = Non
     with log.open("ab") as output:
         started = time.perf_counter()
         # In its own folder, so that no .env of the checkout is read.
-        process = subprocess.Popen(command, cwd=folder, env=_environment(folder, sync_wait_s), stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=folder, env=_environment(folder, sync_wait_s) | dict(settings or {}), stdout=output, stderr=output
+        )
     try:
         _await_answer(process, url, log)
         yield RunningServer(process, url, time.perf_counter() - started)

@@ -24,6 +24,7 @@ from .loader import load_checkpoint, load_controlnet
 from .loop import DrawingLoop
 from .memory import Memory
 from .models import Model
+from .number_formats import number_formats
 from .residency import Residency
 from .safety_stage import SafetyStage
 from .trained_maps.shelf import AnnotatorShelf
@@ -35,8 +36,6 @@ from .whole_loader import load_whole
 
 _log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -45,7 +44,7 @@ class DeviceOptions:
     device: str
     """A torch device name, or "auto": CUDA where there is one, else the CPU."""
     dtype: str
-    """float32, bfloat16, float16, or "auto": float16 on CUDA, float32 on the CPU."""
+    """float32, bfloat16, float16 or "auto" (see `number_formats.py`)."""
     threads: int
     """CPU threads; 0 leaves it to torch."""
     max_batch_rows: int
@@ -55,7 +54,7 @@ class DeviceOptions:
 def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> DrawingLoop:
     """The loop for that device, with no model loaded yet."""
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
-    dtype = _DTYPES[options.dtype] if options.dtype != "auto" else torch.float16 if device.type == "cuda" else torch.float32
+    formats = number_formats(options.dtype, device)
     if options.threads:
         torch.set_num_threads(options.threads)
     # numpy 2 warns of diffusers' schedulers at every step; nothing an operator could do about it.
@@ -69,40 +68,38 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
 
     def load(model_id: str) -> Model:
         if film_ids(model_id) is not None:
-            return open_film_model(model_id, assets.films, catalog, device=device, dtype=dtype, is_dtype_chosen=options.dtype != "auto")
+            return open_film_model(model_id, assets.films, catalog, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
         checkpoint = catalog.get(model_id)
         if checkpoint.family in WHOLE_FAMILIES:
-            whole = load_whole(checkpoint, device=device, dtype=dtype, is_dtype_chosen=options.dtype != "auto")
+            whole = load_whole(checkpoint, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
             return WholeModel(model_id, checkpoint.family, whole)
-        return UnetModel(model_id, load_checkpoint(checkpoint, device=device, dtype=dtype), assets, memory, annotators)
+        parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
+        return UnetModel(model_id, parts, assets, memory, annotators)
 
     def load_net(net_id: str) -> ControlNetwork:
         try:
             asset = assets.get("controlnet", net_id)
         except ModelNotFound as error:
             raise ModelBroken(net_id, f"There is no control net named {net_id!r} any more.") from error
-        return ControlNetwork(net_id, load_controlnet(asset, device=device, dtype=dtype))
-
-    # Eight bits of a bfloat16 are as many as a colour has: rounding would show.
-    picture_dtype = torch.float16 if device.type == "cuda" and dtype != torch.float32 else torch.float32
+        return ControlNetwork(net_id, load_controlnet(asset, device=device, dtype=formats.predicting))
 
     def load_an_upscaler(upscaler_id: str) -> Upscaler:
         try:
             asset = assets.get("upscaler", upscaler_id)
         except ModelNotFound as error:
             raise ModelBroken(upscaler_id, f"There is no upscaler named {upscaler_id!r} any more.") from error
-        return load_upscaler(asset, device=device, dtype=picture_dtype)
+        return load_upscaler(asset, device=device, dtype=formats.pictures)
 
     # SD 1.x at 512 px gains from 8 to 16 rows on a GPU; on CPU cores a larger batch only makes newcomers wait longer.
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
-    _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(dtype), "threads": torch.get_num_threads()})
+    _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(formats.predicting), "threads": torch.get_num_threads()})
     return DrawingLoop(
         Residency(load, memory),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
         control_nets=Residency(load_net, memory),
         upscalers=Residency(load_an_upscaler, memory),
-        translations=Translations(assets.translators, memory, device=device, dtype=picture_dtype),
+        translations=Translations(assets.translators, memory, device=device, dtype=formats.pictures),
         safety=SafetyStage(assets.safety, memory, device=device),
         faces=FaceShelf(assets, memory, device=device),
         release_memory=_release_memory,

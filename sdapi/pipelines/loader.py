@@ -77,6 +77,13 @@ class UnetComponents:
 
 
 @dataclass(frozen=True)
+class _Formats:
+    dtype: torch.dtype
+    """Of what reads words and predicts."""
+    vae_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class _Parts:
     tokenizer: Any
     text_encoder: Any
@@ -96,21 +103,30 @@ class _Parts:
         return (self.text_encoder, *second, self.unet, self.vae)
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, configs_dir: Path | None = None) -> UnetComponents:
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype | None = None,
+    configs_dir: Path | None = None,
+) -> UnetComponents:
     """Read a checkpoint of one of the families that are drawn by the joint loop. Blocks for seconds.
 
+    `vae_dtype` None is `dtype`: whoever draws in a format of few bits may want its pictures in one of more.
     `configs_dir` is a diffusers folder without weights that describes single files, in the place of the one shipped for the family;
     diffusers folders bring their own. Single files of Stable Diffusion 2.x don't say what they predict: see `prediction_types.py`.
     What it returns no longer depends on the files, which may be replaced or removed.
     Raises ModelBroken when the files are damaged, and torch.OutOfMemoryError when the device is too small.
     """
+    formats = _Formats(dtype, vae_dtype or dtype)
     with _ONE_AT_A_TIME, _quiet():
         try:
             family = _family_of(checkpoint)
             if checkpoint.layout == "diffusers":
-                parts = _read_folder(checkpoint.path, family, dtype)
+                parts = _read_folder(checkpoint.path, family, formats)
             else:
-                parts = _read_file(checkpoint, family, configs_dir or SHIPPED_CONFIGS / family, dtype)
+                parts = _read_file(checkpoint, family, configs_dir or SHIPPED_CONFIGS / family, formats)
         except _LOADING_ERRORS as error:
             _log.exception("checkpoint can't be loaded", extra={"model": checkpoint.id})
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded.") from error
@@ -140,7 +156,7 @@ def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, c
             raise ModelBroken(asset.id, f"The control net {asset.id!r} can't be loaded: {error}.") from error
     network.eval().requires_grad_(requires_grad=False).to(device)
     own_memory(network)
-    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
+    return network.to(memory_format=torch.channels_last)
 
 
 def _family_of(checkpoint: Checkpoint) -> UnetFamily:
@@ -150,12 +166,13 @@ def _family_of(checkpoint: Checkpoint) -> UnetFamily:
     raise ValueError(f"{checkpoint.family} is drawn by a whole pipeline")
 
 
-def _read_folder(path: Path, family: UnetFamily, dtype: torch.dtype) -> _Parts:
+def _read_folder(path: Path, family: UnetFamily, formats: _Formats) -> _Parts:
+    dtype = formats.dtype
     parts = _Parts(
         tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
         text_encoder=network_from_folder(CLIPTextModel, path / "text_encoder", dtype),
         unet=network_from_folder(UNet2DConditionModel, path / "unet", dtype),
-        vae=network_from_folder(AutoencoderKL, path / "vae", dtype),
+        vae=network_from_folder(AutoencoderKL, path / "vae", formats.vae_dtype),
         scheduler_config=_scheduler_config(path),
     )
     if family != "sdxl":
@@ -183,14 +200,15 @@ def network_from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> A
     return model
 
 
-def _read_file(checkpoint: Checkpoint, family: UnetFamily, configs_dir: Path, dtype: torch.dtype) -> _Parts:
+def _read_file(checkpoint: Checkpoint, family: UnetFamily, configs_dir: Path, formats: _Formats) -> _Parts:
+    dtype = formats.dtype
     tensors = safetensors.torch.load_file(checkpoint.path)
     marks = marked_prediction(tensors)
     parts = _Parts(
         tokenizer=tokenizer_from(configs_dir / "tokenizer"),
         text_encoder=text_encoder_from(tensors, family, configs_dir, dtype),
         unet=network_from(UNet2DConditionModel, tensors, configs_dir, "unet", dtype, in_channels=checkpoint.in_channels),
-        vae=network_from(AutoencoderKL, tensors, configs_dir, "vae", dtype),
+        vae=network_from(AutoencoderKL, tensors, configs_dir, "vae", formats.vae_dtype),
         scheduler_config=_scheduler_config(configs_dir) | marks,
         is_prediction_known=family != "sd2" or bool(marks),
     )
@@ -223,10 +241,9 @@ def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device
     for network in networks:
         network.eval().requires_grad_(requires_grad=False).to(device)
         own_memory(network)
-    if device.type == "cuda":
-        # Tensor cores read convolutions in this order; on the CPU it gains nothing.
-        parts.unet.to(memory_format=torch.channels_last)
-        parts.vae.to(memory_format=torch.channels_last)
+    # What convolutions read fastest: tensor cores, and CPUs by a tenth or so (`python -m benchmarks.formats`).
+    parts.unet.to(memory_format=torch.channels_last)
+    parts.vae.to(memory_format=torch.channels_last)
     scheduler_config = dict(parts.scheduler_config)
     if checkpoint.prediction_type is not None:
         scheduler_config["prediction_type"] = checkpoint.prediction_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from sdapi.domain.models_in_memory import ModelsInMemory
 
 from .memory import Memory
+from .passing_thread import PassingThread
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Residency(Generic[ModelT]):
         self._memory = memory
         self._resident: dict[str, _Resident[ModelT]] = {}
         self._loading: dict[str, Future[ModelT]] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="sdapi-loader")
+        self._loader = PassingThread("sdapi-loader")
         self._load_s: dict[str, float] = {}
         self._state = ModelsInMemory()
 

@@ -21,6 +21,12 @@ from .samplers import Sampler
 
 _LATENT_SCALE = 8
 
+LATENTS_DTYPE = torch.float32
+"""Of rows, whatever format the UNet computes in: a sampler's many small steps would gather the rounding of eight or eleven bits.
+
+Noise drawn in it is also the same on every device and in every format, so that a seed keeps its picture.
+"""
+
 _INPAINTING_CHANNELS = 9
 """Of a UNet that takes noisy latents, a mask and the encoded picture without the masked part."""
 
@@ -39,7 +45,6 @@ class Starts:
 
     def __init__(self, parts: UnetComponents) -> None:
         self._device: torch.device = parts.unet.device
-        self._dtype: torch.dtype = parts.unet.dtype
         self._vae_dtype: torch.dtype = parts.vae.dtype
         self.is_shown_masks: bool = parts.unet.config.in_channels == _INPAINTING_CHANNELS
         """Whether all of the model's rows start as those of inpainting do."""
@@ -48,11 +53,11 @@ class Starts:
         """As diffusers' pipelines for words, and for words and a picture, begin."""
         shape = (1, 4, key.latent_height, key.latent_width)
         if init_image is None:
-            noise = torch.randn(shape, generator=generator, dtype=self._dtype)
+            noise = torch.randn(shape, generator=generator, dtype=LATENTS_DTYPE)
             return Start(noise.to(self._device) * sampler.initial_noise_sigma)
         # The draw from the encoder's posterior comes before the noise, as in diffusers.
-        clean = encoded(vae, self._pixels(init_image), generator, dtype=self._dtype)
-        noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
+        clean = encoded(vae, self._pixels(init_image), generator, dtype=LATENTS_DTYPE)
+        noise = torch.randn(shape, generator=generator, dtype=LATENTS_DTYPE).to(self._device)
         return Start(sampler.add_noise(clean, noise))
 
     def inpainting(
@@ -72,18 +77,18 @@ class Starts:
         size_px = (key.latent_height * _LATENT_SCALE, key.latent_width * _LATENT_SCALE)
         pixels = torch.zeros(1, 3, *size_px, device=self._device, dtype=self._vae_dtype) if init_image is None else self._pixels(init_image)
         is_pure_noise = strength is None or strength == 1
-        clean = None if self.is_shown_masks and is_pure_noise else encoded(vae, pixels, generator, dtype=self._dtype)
-        noise = torch.randn((1, 4, key.latent_height, key.latent_width), generator=generator, dtype=self._dtype).to(self._device)
+        clean = None if self.is_shown_masks and is_pure_noise else encoded(vae, pixels, generator, dtype=LATENTS_DTYPE)
+        noise = torch.randn((1, 4, key.latent_height, key.latent_width), generator=generator, dtype=LATENTS_DTYPE).to(self._device)
         latents = noise * sampler.initial_noise_sigma if clean is None or is_pure_noise else sampler.add_noise(clean, noise)
         mask = Image.new("L", size_px[::-1], 255) if mask_image is None else mask_image
-        repainted = latent_mask(mask, cell_px=_LATENT_SCALE).to(self._device, self._dtype)
+        repainted = latent_mask(mask, cell_px=_LATENT_SCALE).to(self._device, LATENTS_DTYPE)
         if self.is_shown_masks:
             kept = (1 - pixel_mask(mask)).to(pixels.device, pixels.dtype)
-            masked = encoded(vae, pixels * kept, generator, dtype=self._dtype)
+            masked = encoded(vae, pixels * kept, generator, dtype=LATENTS_DTYPE)
             return Start(latents, blend=None, shown=torch.cat([repainted, masked], dim=1))
         assert clean is not None  # noqa: S101 - encoded for every model that is shown no masks
         # diffusers encodes the masked picture for these models too, without a use for it: the draw alone is wanted.
-        torch.randn(clean.shape, generator=generator, dtype=self._dtype)
+        torch.randn(clean.shape, generator=generator, dtype=LATENTS_DTYPE)
         return Start(latents, blend=LatentBlend(clean, noise, repainted), shown=None)
 
     def _pixels(self, image: Image.Image) -> Tensor:

@@ -107,7 +107,7 @@ def test_a_vae_that_overflows_in_float16_is_kept_in_float32_and_draws(force_upca
     assert (parts.unet.dtype, parts.text_encoder_2.dtype, parts.vae.dtype) == (torch.float16, torch.float16, expected)
     model = UnetModel("demo", parts)
     (row,) = model.prepare(a_request(), None)
-    assert row.latents.dtype == torch.float16
+    assert row.latents.dtype == torch.float32  # where small steps are gathered, whatever the UNet computes in
     assert model.decode(row).size == (64, 64)
 
 

@@ -195,7 +195,7 @@ class UnetModel:
                 loras.append(row.loras)
                 samples.append(Sample(row.controls, half.is_unconditional))
         timesteps = torch.tensor(times, device=self._device, dtype=torch.float32)
-        together, words = torch.cat(inputs), torch.stack([half.words.context for half in halves])
+        together, words = torch.cat(inputs).to(self._dtype), torch.stack([half.words.context for half in halves])
         conditions = self._added_conditions(halves, together)
         # Control nets know nothing of the channels in which inpainting models are shown masks.
         levels = joint_residuals(samples, together[:, :_LATENT_CHANNELS], timesteps, words, conditions)
@@ -207,7 +207,7 @@ class UnetModel:
         at = 0
         for row in rows:
             end = at + len(row.halves)
-            predictions.append(row.guided(output[at:end]))
+            predictions.append(row.guided(output[at:end].float()))
             at = end
         return predictions
 
