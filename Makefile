@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= data/full_size
+OUT ?= data/bench-gpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve test fuzz check bench bench-full-size parameters demo-model-report demo-addons demo-addons-report format clean
+.PHONY: serve test fuzz check bench bench-gpu bench-full-size parameters demo-model-report demo-addons demo-addons-report format clean
 
 serve: $(VENV)/.installed  ## install, migrate, serve on HOST:PORT (127.0.0.1:8000)
 	@$(BIN)/sdapi serve
@@ -24,6 +25,9 @@ check: $(VENV)/.dev  ## formatting, lints, types, layers
 
 bench: $(VENV)/.dev  ## print the figures the README claims
 	$(BIN)/python -m benchmarks.report
+
+bench-gpu: $(VENV)/.dev  ## what this GPU gives, in ten minutes: SD 1.5 and SDXL in full size against diffusers; a report into OUT
+	$(BIN)/python -m benchmarks.gpu --work $(WORK) --out $(OUT)
 
 bench-full-size: $(VENV)/.dev  ## what SD 1.5 and SDXL take on this CPU; writes 9 GB of random weights into WORK
 	$(BIN)/python -m benchmarks.full_size --work $(WORK)

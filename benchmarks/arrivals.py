@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import time
@@ -25,6 +24,7 @@ from sdapi.pipelines.loop import DrawingLoop
 
 from .databases import new_sqlite
 from .percentiles import p50, p95
+from .record import tell
 from .server import BenchmarkFailed, job_of, scratch_folder, serving, submit, wait_until
 from .stock_pipeline import running_loop
 from .table import NOT_MEASURED, Table
@@ -193,17 +193,11 @@ def _table(found: Sequence[AtLoad], quiet: Quiet, hot_jobs: int) -> Table:
         note=f"Load: of the pictures a second that the loop draws with {_SATURATING} in flight. {len(found[0].shared)} arrivals of a "
         f"Poisson process, the same both ways, {_SIDE_PX} px, mixed as in benchmarks.throughput; seconds from when a request was due. "
         f"One at a time: the same loop, handed the next picture when the one before is done.",
+        figures=_figures(found, quiet),
     )
 
 
-def main() -> None:
-    """Print the table, and the same as one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arrivals", type=int, default=_ARRIVALS, help="at each load")
-    parser.add_argument("--hot-jobs", type=int, default=_HOT_JOBS)
-    options = parser.parse_args()
-    found, quiet = at_random(options.arrivals), quiet_beside_hot(options.hot_jobs)
-    print(_table(found, quiet, options.hot_jobs).markdown())
+def _figures(found: Sequence[AtLoad], quiet: Quiet) -> dict[str, object]:
     loads = {
         f"{one.load:.0%}": {
             "per_s": round(one.per_second, 3),
@@ -213,7 +207,17 @@ def main() -> None:
         for one in found
     }
     told = {"alone_s": quiet.alone_s, "beside_s": quiet.beside_s, "all_s": quiet.all_s, "wait_in_lone_times": quiet.wait}
-    print(json.dumps({"loads": loads, "quiet": {name: round(value, 3) for name, value in told.items()}}))
+    return {"loads": loads, "quiet": {name: round(value, 3) for name, value in told.items()}}
+
+
+def main() -> None:
+    """Print the table, and the same as one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arrivals", type=int, default=_ARRIVALS, help="at each load")
+    parser.add_argument("--hot-jobs", type=int, default=_HOT_JOBS)
+    options = parser.parse_args()
+    found, quiet = at_random(options.arrivals), quiet_beside_hot(options.hot_jobs)
+    tell("arrivals", _table(found, quiet, options.hot_jobs))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from .record import tell
 from .server import draw, scratch_folder, serving
 from .table import NOT_MEASURED, Table
 
@@ -69,8 +70,8 @@ def _row(name: str, rounds: list[tuple[float, float]], difference: str) -> tuple
 
 
 def main() -> None:
-    """Print the table."""
-    print(measure().markdown())
+    """Print the table, and the same as one line of JSON."""
+    tell("batching", measure())
 
 
 if __name__ == "__main__":

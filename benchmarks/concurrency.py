@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from .record import tell
 from .server import BenchmarkFailed, RunningServer, draw, scratch_folder, serving
 from .table import Table
 
@@ -120,8 +121,8 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Print the table."""
-    print(measure().markdown())
+    """Print the table, and the same as one line of JSON."""
+    tell("concurrency", measure())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 
 import httpx
 
+from .record import tell
 from .server import BenchmarkFailed, job_of, scratch_folder, serving, submit, wait_until
 from .table import Table
 
@@ -175,14 +175,13 @@ def _table(found: Sequence[Accuracy]) -> Table:
         f"of a new process, {_COLD_STARTS} times. Burst: {len(_JOBS)} requests at once. Steady queue: {_STEADY_S:.0f} s of requests at "
         f"random moments, {_LOAD:.0%} as many a second as the burst before was drawn at; the first {_SETTLING_S:.0f} s are not counted. "
         f"Load of the machine over the last minute, server included: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        figures={f"{one.scenario}, {one.of}": {"median_error": round(one.median_error, 3), "etas": one.etas} for one in found},
     )
 
 
 def main() -> None:
     """Print the table, and the same as one line of JSON."""
-    found = accuracies()
-    print(_table(found).markdown())
-    print(json.dumps({f"{one.scenario}, {one.of}": {"median_error": round(one.median_error, 3), "etas": one.etas} for one in found}))
+    tell("eta", measure())
 
 
 if __name__ == "__main__":

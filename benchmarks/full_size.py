@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from .record import tell
 from .table import Table
 
 _SIDES_PX = {"sd1": 512, "sdxl": 1024}
@@ -99,20 +100,20 @@ def measure_one(models_dir: Path, family: str, *, side_px: int, dtype_name: str)
 
 
 def measure(work: Path, families: list[str], *, side_px: int | None, dtype_name: str) -> Table:
-    """Each family in a process of its own, so that peaks don't mix; what each found is printed as a line of JSON, too."""
-    rows = []
+    """Each family in a process of its own, so that peaks don't mix."""
+    found = []
     for family in families:
         side = side_px or _SIDES_PX[family]
         command = [sys.executable, "-m", "benchmarks.full_size", "--work", str(work), "--side-px", str(side), "--dtype", dtype_name]
         subprocess.run([*command, "--write", family], check=True)
         line = subprocess.run([*command, "--measure", family], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-        print(line, flush=True)
-        rows.append(_row(Measured(**json.loads(line))))
+        found.append(Measured(**json.loads(line)))
     columns = ("weights, GB", "load, s", "prompt, s", "step, s", "step, CPU s", "decode, s", "peak memory, GB")
     note = (
         "Random weights in the published sizes, fp16 on disk. A step is one forward of one picture, at guidance 1. Peak: the whole process."
     )
-    return Table("Checkpoints of full size, on the CPU", columns, tuple(rows), note=note)
+    figures = {one.family: asdict(one) for one in found}
+    return Table("Checkpoints of full size, on the CPU", columns, tuple(map(_row, found)), note=note, figures=figures)
 
 
 def _row(found: Measured) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def _row(found: Measured) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and the same as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="where the checkpoints lie; written into it on first use")
     parser.add_argument("--family", choices=tuple(_SIDES_PX), action="append", help="only this one; may be given more than once")
@@ -138,7 +139,7 @@ def main() -> None:
     elif options.measure:
         print(json.dumps(asdict(measure_one(options.work, options.measure, side_px=options.side_px, dtype_name=options.dtype))))
     else:
-        print(measure(options.work, options.family or list(_SIDES_PX), side_px=options.side_px, dtype_name=options.dtype).markdown())
+        tell("full_size", measure(options.work, options.family or list(_SIDES_PX), side_px=options.side_px, dtype_name=options.dtype))
 
 
 if __name__ == "__main__":

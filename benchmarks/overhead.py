@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
+from pathlib import Path
 
 import httpx
 
 from sdapi.catalog import EMBEDDED_ID, embedded_model_dir
 
+from .record import tell
 from .server import BenchmarkFailed, draw, scratch_folder, serving
 from .table import NOT_MEASURED, Table
 
@@ -25,18 +26,23 @@ def measure(side_px: int = _SIDE_PX, steps: int = _STEPS, rounds: int = _ROUNDS)
     return _table(seconds(side_px, steps, rounds), side_px, steps)
 
 
-def seconds(side_px: int, steps: int, rounds: int) -> list[tuple[float, float]]:
-    """Per round: the bare call, and the same picture over HTTP, PNG fetched; one in flight."""
+def seconds(side_px: int, steps: int, rounds: int, models_dir: Path | None = None) -> list[tuple[float, float]]:
+    """Per round: the bare call, and the same picture over HTTP, PNG fetched; one in flight.
+
+    With the embedded model, or, where there is a `models_dir`, with SD 1.5 in its full size and with random weights, written there.
+    """
     # Imports torch, which the other benchmarks of a report can do without.
     import torch
 
     from sdapi.domain.generation import Txt2Img
 
+    from .random_weights import checkpoint_folder
     from .stock_pipeline import draw_stock, stock_pipeline
 
-    folder = embedded_model_dir()
+    folder = embedded_model_dir() if models_dir is None else checkpoint_folder(models_dir, "sd1")
     if folder is None:
         raise BenchmarkFailed("the embedded model is not there")
+    checkpoint = EMBEDDED_ID if models_dir is None else folder.name
     if threads := int(os.environ.get("SDAPI_TORCH_THREADS", "0")):
         torch.set_num_threads(threads)  # as many as the server has
     # Both in one format, whichever the server would choose: that another one is faster is not the path's merit.
@@ -45,13 +51,14 @@ def seconds(side_px: int, steps: int, rounds: int) -> list[tuple[float, float]]:
     prompt = "a red circle on a blue background"
 
     def bare_s(seed: int, steps: int) -> float:
-        request = Txt2Img(checkpoint=EMBEDDED_ID, prompt=prompt, width=side_px, height=side_px, seed=seed, steps=steps, guidance_scale=7.5)
+        request = Txt2Img(checkpoint=checkpoint, prompt=prompt, width=side_px, height=side_px, seed=seed, steps=steps, guidance_scale=7.5)
         started = time.perf_counter()
         draw_stock(pipeline, request)
         return time.perf_counter() - started
 
     def over_http_s(client: httpx.Client, seed: int, steps: int) -> float:
-        fields = {"width": side_px, "height": side_px, "seed": seed, "num_inference_steps": steps, "guidance_scale": 7.5}
+        size = {"width": side_px, "height": side_px}
+        fields = {**size, "model_id": checkpoint, "seed": seed, "num_inference_steps": steps, "guidance_scale": 7.5}
         started = time.perf_counter()
         answer = draw(client, prompt=prompt, **fields)
         client.get(answer["output"][0]).raise_for_status()
@@ -59,6 +66,8 @@ def seconds(side_px: int, steps: int, rounds: int) -> list[tuple[float, float]]:
 
     found: list[tuple[float, float]] = []
     settings = {"SDAPI_DTYPE": str(dtype).removeprefix("torch.")}
+    if models_dir is not None:
+        settings["SDAPI_MODELS_DIR"] = str(models_dir.resolve())
     with scratch_folder() as data, serving(data, settings=settings) as server, server.client() as client:
         # Load the model and let torch choose its kernels.
         bare_s(0, 2)
@@ -88,6 +97,7 @@ def _table(found: list[tuple[float, float]], side_px: int, steps: int) -> Table:
             ("the server, over HTTP", f"{served:.2f}", f"{_ratio(found):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"),
         ),
         note=f"{len(found)} rounds, in turns, which is first changing. Over HTTP: queue, PNG, disk and the picture's download included.",
+        figures={"bare_and_http_s": [[round(value, 3) for value in pair] for pair in found], "http_by_bare": round(_ratio(found), 4)},
     )
 
 
@@ -97,11 +107,12 @@ def main() -> None:
     parser.add_argument("--side-px", type=int, default=_SIDE_PX)
     parser.add_argument("--steps", type=int, default=_STEPS)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument(
+        "--full-size", type=Path, metavar="FOLDER", help="SD 1.5 with random weights, 2 GB, written into FOLDER/checkpoints"
+    )
     options = parser.parse_args()
-    found = seconds(options.side_px, options.steps, options.rounds)
-    print(_table(found, options.side_px, options.steps).markdown())
-    rounds = [[round(value, 3) for value in pair] for pair in found]
-    print(json.dumps({"bare_and_http_s": rounds, "http_by_bare": round(_ratio(found), 4)}))
+    found = seconds(options.side_px, options.steps, options.rounds, options.full_size)
+    tell("overhead", _table(found, options.side_px, options.steps))
 
 
 if __name__ == "__main__":

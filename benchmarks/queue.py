@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import httpx
 
 from .databases import fill, new_postgresql, new_sqlite, postgresql
 from .percentiles import PERCENTILES
+from .record import tell
 from .server import BenchmarkFailed, job_of, scratch_folder, serving, submit, wait_until
 from .table import NOT_MEASURED, Table
 
@@ -139,6 +139,12 @@ def _table(jobs: Sequence[int], found: dict[str, list[Latencies]], missing: Sequ
     rows = [(name, *(f"{value:.1f}" for value in values), f"{values[-1] / values[0]:.2f}") for name, values in _figures(found)]
     if missing:
         rows.append(("PostgreSQL", *[NOT_MEASURED] * (len(jobs) + 1)))
+    figures = {
+        "jobs": list(jobs),
+        "ms": {name: [round(value, 2) for value in values] for name, values in _figures(found)},
+        "last_by_first": {name: round(values[-1] / values[0], 3) for name, values in _figures(found)},
+        "not_measured": list(missing),
+    }
     counts = ", ".join(f"{len(values)} {call}" for call, values in found["SQLite"][0].by_call().items())
     return Table(
         "The queue with a long history",
@@ -146,6 +152,7 @@ def _table(jobs: Sequence[int], found: dict[str, list[Latencies]], missing: Sequ
         tuple(rows),
         note=f"Over HTTP, from servers that take turns, each with a database that holds so many finished jobs; {_BURST} requests at once "
         f"of 64 px and one step, fetched while they wait and are drawn. Answers each: {counts}. {' '.join(missing)}".rstrip(),
+        figures=figures,
     )
 
 
@@ -156,10 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     options = parser.parse_args()
     found, missing = latencies(options.jobs, options.rounds)
-    print(_table(options.jobs, found, missing).markdown())
-    ratios = {name: round(values[-1] / values[0], 3) for name, values in _figures(found)}
-    milliseconds = {name: [round(value, 2) for value in values] for name, values in _figures(found)}
-    print(json.dumps({"jobs": options.jobs, "ms": milliseconds, "last_by_first": ratios, "not_measured": missing}))
+    tell("queue", _table(options.jobs, found, missing))
 
 
 if __name__ == "__main__":

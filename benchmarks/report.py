@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import argparse
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
 from . import batching, concurrency, crash, eta, overhead, queue, start, upscaling
+from .record import append, circumstances, line
 from .table import Table
 
 _BENCHMARKS: tuple[Callable[[], Table], ...] = (
@@ -30,12 +27,19 @@ _BENCHMARKS: tuple[Callable[[], Table], ...] = (
 
 def main() -> int:
     """Print the tables as they come, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="a folder that gets the figures, too: one line of JSON for each benchmark")
+    options = parser.parse_args()
     started = time.monotonic()
     print(f"# Benchmarks\n\n{_machine().markdown()}\n", flush=True)
     failed = 0
     for measure in _BENCHMARKS:
+        name = measure.__module__.rpartition(".")[2]
         try:
-            print(f"{measure().markdown()}\n", flush=True)
+            found = measure()
+            print(f"{found.markdown()}\n", flush=True)
+            if options.out is not None:
+                append(options.out, line(name, found))
         except Exception:  # noqa: BLE001 - whatever ended one benchmark, the others still have something to tell
             failed += 1
             print(f"## {measure.__module__} could not be run\n", flush=True)
@@ -45,32 +49,26 @@ def main() -> int:
 
 
 def _machine() -> Table:
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    told = circumstances()
+    machine, versions = told["machine"], told["versions"]
+    load = ", ".join(f"{value:.1f}" for value in machine["load_1_5_15_min"])
     return Table(
         "Machine",
         ("",),
         (
-            ("CPU", _cpu_model()),
-            ("cores, logical", f"{psutil.cpu_count(logical=False) or 'unknown'}, {psutil.cpu_count()}"),
-            ("memory, GB", f"{psutil.virtual_memory().total / 10**9:.0f}"),
-            ("load before (1, 5, 15 min)", load),
-            ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-            *((name, version(name)) for name in ("torch", "diffusers", "sdapi")),
+            ("CPU", machine["cpu"]),
+            ("GPU", machine["gpu"] or "none"),
+            ("cores, logical", f"{machine['cores'] or 'unknown'}, {machine['logical_cores']}"),
+            ("memory, GB", f"{machine['memory_gb']:.0f}"),
+            ("load (1, 5, 15 min)", load),
+            ("system", f"{machine['system']}, Python {versions['python']}"),
+            *((name, versions[name] or "unknown") for name in ("torch", "diffusers", "sdapi")),
+            ("commit", told["commit"] or "unknown"),
         ),
     )
 
 
-def _cpu_model() -> str:
-    facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
 def _torch() -> str:
-    # Imported last: the servers' figures should not be taken while this process does heavy work.
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"

@@ -7,6 +7,7 @@ import time
 
 import httpx
 
+from .record import tell
 from .server import RunningServer, draw, scratch_folder, serving
 from .table import NOT_MEASURED, Table
 
@@ -55,8 +56,8 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def main() -> None:
-    """Print the table."""
-    print(measure().markdown())
+    """Print the table, and the same as one line of JSON."""
+    tell("start", measure())
 
 
 if __name__ == "__main__":

@@ -66,13 +66,13 @@ def _request(side_px: int, steps: int, seed: int) -> Txt2Img:
     return Txt2Img(checkpoint=EMBEDDED_ID, prompt=prompt, width=side_px, height=side_px, seed=seed, steps=steps)
 
 
-def stock_pipeline(folder: Path, device: str) -> Any:
-    """diffusers' own pipeline with the model in that folder, in float32."""
+def stock_pipeline(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Any:
+    """diffusers' own pipeline with the model in that folder, as its `model_index.json` names it."""
     # Their bars and remarks would end up between the tables.
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -93,11 +93,17 @@ def draw_stock(pipeline: Any, request: Txt2Img) -> Image.Image:
 
 
 @contextmanager
-def running_loop(folder: Path, device: str, rows: int) -> Iterator[DrawingLoop]:
-    """The server's drawing loop on a thread of its own, as the server runs it."""
-    catalog = Catalog(folder.parent, aliases={}, embedded=folder)
-    options = DeviceOptions(device=device, dtype="float32", threads=0, max_batch_rows=rows, model_cache_bytes=2**40)
-    loop = open_loop(catalog, Assets(folder.parent), options)
+def running_loop(folder: Path, device: str, rows: int, dtype: str = "float32") -> Iterator[DrawingLoop]:
+    """The server's drawing loop with the model in that folder as the embedded one."""
+    options = DeviceOptions(device=device, dtype=dtype, threads=0, max_batch_rows=rows, model_cache_bytes=2**40)
+    with running(Catalog(folder.parent, aliases={}, embedded=folder), folder.parent, options) as loop:
+        yield loop
+
+
+@contextmanager
+def running(catalog: Catalog, models_dir: Path, options: DeviceOptions) -> Iterator[DrawingLoop]:
+    """The drawing loop on a thread of its own, as the server runs it."""
+    loop = open_loop(catalog, Assets(models_dir), options)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import shutil
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,31 +20,39 @@ from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.loader import load_checkpoint
 from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.number_formats import number_formats
+from sdapi.pipelines.passing_thread import PassingThread
 
+from .random_weights import checkpoint_folder
+from .record import tell
 from .server import BenchmarkFailed, scratch_folder
 from .table import NOT_MEASURED, Table
 from .throughput import Asked
 
-_OTHER_ID = "demo-copy"
+_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae", "model_index.json", "sidecar.toml")
 _SIDE_PX = 256
 _STEPS = 20
-_SERIES = (EMBEDDED_ID, EMBEDDED_ID, _OTHER_ID, _OTHER_ID) * 3
-"""Every second picture is one of the model before, so both kinds meet whatever else the machine does."""
 _ROUNDS = 3
+_PAIRS = 6
+"""In each round, of a picture of another model than the one before and a picture of the same."""
 _ROOM_FOR = 1.5
 """Models that the small budget holds."""
 
 
 @dataclass(frozen=True)
 class Switching:
-    """Seconds a picture took, one in flight, in turns."""
+    """Seconds a picture took, one in flight."""
 
-    one_model: list[float]
-    """Of the model of the picture before."""
-    both_in_memory: list[float]
-    room_for_one: list[float]
-    bare_load: list[float]
-    """Only reading the checkpoint into memory."""
+    both_in_memory: list[float] = field(default_factory=list)
+    """Of another model than the picture before."""
+    one_model: list[float] = field(default_factory=list)
+    """Of the same, right after each of those."""
+    room_for_one: list[float] = field(default_factory=list)
+    """Of another model than the picture before, which has to leave."""
+    stayed: list[float] = field(default_factory=list)
+    """Of the same, right after each of those."""
+    bare_load: list[float] = field(default_factory=list)
+    """Only reading the checkpoint into memory, right after each of those."""
 
     @property
     def share(self) -> float:
@@ -54,56 +62,82 @@ class Switching:
     @property
     def against_load(self) -> float:
         """What switching adds with room for one, against the bare load."""
-        return (statistics.median(self.room_for_one) - statistics.median(self.one_model)) / statistics.median(self.bare_load)
+        added = statistics.median(switched - stayed for switched, stayed in zip(self.room_for_one, self.stayed, strict=True))
+        return added / statistics.median(self.bare_load)
 
 
-def switching(side_px: int, steps: int, rounds: int) -> Switching:
-    """With the embedded model and a copy of it, in this process."""
-    embedded = embedded_model_dir()
-    if embedded is None:
-        raise BenchmarkFailed("the embedded model is not there")
-    found = Switching([], [], [], [])
+@dataclass(frozen=True)
+class _Pair:
+    """Two models of the same size, and where they lie."""
+
+    catalog: Catalog
+    models_dir: Path
+    ids: tuple[str, str]
+
+
+def switching(side_px: int, steps: int, rounds: int, full_size: Path | None = None) -> Switching:
+    """In this process, with the embedded model and a copy of it; or, in `full_size`, with SD 1.5 with random weights and a copy."""
+    found = Switching()
     with ExitStack() as opened:
-        models_dir = opened.enter_context(scratch_folder())
-        parts = ("scheduler", "text_encoder", "tokenizer", "unet", "vae", "model_index.json", "sidecar.toml")
-        other = models_dir / "checkpoints" / _OTHER_ID
-        for part in parts:
-            _copy(embedded / part, other / part)
-        catalog = Catalog(models_dir, aliases={}, embedded=embedded)
-        model_bytes = _bare_load(catalog)[1]
-        large = opened.enter_context(_running(catalog, models_dir, 2**40))
-        small = opened.enter_context(_running(catalog, models_dir, int(_ROOM_FOR * model_bytes)))
-        for loop in (large, small):
-            _draw(loop, _SERIES, side_px, 2)
+        pair = _embedded(opened.enter_context(scratch_folder())) if full_size is None else _full_size(full_size)
+        model_bytes = _bare_load(pair)[1]
         for _ in range(rounds):
-            drawn = _draw(large, _SERIES, side_px, steps)
-            found.both_in_memory.extend(drawn[0::2])
-            found.one_model.extend(drawn[1::2])
-            found.room_for_one.extend(_draw(small, _SERIES, side_px, steps)[0::2])
-            found.bare_load.extend(_bare_load(catalog)[0] for _ in _SERIES[0::2])
+            # Never two loops at a time: the threads of one would slow the other, though they do nothing.
+            with _running(pair, 2**40) as loop:
+                for other, again in _drawn(loop, pair, side_px, steps):
+                    found.both_in_memory.append(other)
+                    found.one_model.append(again)
+            with _running(pair, int(_ROOM_FOR * model_bytes)) as loop:
+                for other, again in _drawn(loop, pair, side_px, steps):
+                    found.room_for_one.append(other)
+                    found.stayed.append(again)
+                    found.bare_load.append(_bare_load(pair)[0])
     return found
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)
+def _embedded(models_dir: Path) -> _Pair:
+    embedded = embedded_model_dir()
+    if embedded is None:
+        raise BenchmarkFailed("the embedded model is not there")
+    copy = models_dir / "checkpoints" / f"{EMBEDDED_ID}-copy"
+    for part in _PARTS:
+        (copy / part).parent.mkdir(parents=True, exist_ok=True)
+        if (embedded / part).is_dir():
+            shutil.copytree(embedded / part, copy / part)
+        else:
+            shutil.copyfile(embedded / part, copy / part)
+    return _Pair(Catalog(models_dir, aliases={}, embedded=embedded), models_dir, (EMBEDDED_ID, copy.name))
 
 
-def _bare_load(catalog: Catalog) -> tuple[float, int]:
-    """Seconds and bytes."""
+def _full_size(models_dir: Path) -> _Pair:
+    folder = checkpoint_folder(models_dir, "sd1")
+    copy = folder.with_name(f"{folder.name}-copy")
+    if not copy.exists():
+        shutil.copytree(folder, copy, copy_function=os.link)
+    return _Pair(Catalog(models_dir, aliases={}, embedded=None), models_dir, (folder.name, copy.name))
+
+
+def _bare_load(pair: _Pair) -> tuple[float, int]:
+    """Seconds and bytes. On a thread of its own, as the loop does it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = time.perf_counter()
-    parts = load_checkpoint(catalog.get(_OTHER_ID), device=device, dtype=torch.float32)
-    return time.perf_counter() - started, parts.bytes
+    formats = number_formats("auto", device)
+    checkpoint = pair.catalog.get(pair.ids[1])
+
+    def load() -> tuple[float, int]:
+        started = time.perf_counter()
+        parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
+        return time.perf_counter() - started, parts.bytes
+
+    thread = PassingThread("bare-load")
+    found = thread.submit(load).result()
+    thread.shutdown()
+    return found
 
 
 @contextmanager
-def _running(catalog: Catalog, models_dir: Path, budget_bytes: int) -> Iterator[DrawingLoop]:
-    options = DeviceOptions(device="auto", dtype="float32", threads=0, max_batch_rows=16, model_cache_bytes=budget_bytes)
-    loop = open_loop(catalog, Assets(models_dir), options)
+def _running(pair: _Pair, budget_bytes: int) -> Iterator[DrawingLoop]:
+    options = DeviceOptions("auto", "auto", threads=0, max_batch_rows=16, model_cache_bytes=budget_bytes, owns_process=True)
+    loop = open_loop(pair.catalog, Assets(pair.models_dir), options)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     try:
@@ -113,37 +147,49 @@ def _running(catalog: Catalog, models_dir: Path, budget_bytes: int) -> Iterator[
         thread.join()
 
 
-def _draw(loop: DrawingLoop, models: Sequence[str], side_px: int, steps: int) -> list[float]:
-    seconds = []
-    for number, model in enumerate(models):
-        prompt = "a red circle on a blue background"
-        request = Txt2Img(checkpoint=model, prompt=prompt, width=side_px, height=side_px, seed=number, steps=steps)
-        asked = Asked(loop, number, request)
-        asked.picture()
-        seconds.append(asked.seconds)
-    return seconds
+def _drawn(loop: DrawingLoop, pair: _Pair, side_px: int, steps: int) -> Iterator[tuple[float, float]]:
+    """Seconds of a picture of the model that was not drawn with last, and of another one of the same."""
+    for model in pair.ids:
+        _draw(loop, model, side_px, steps)
+    for number in range(_PAIRS):
+        model = pair.ids[number % 2]
+        yield _draw(loop, model, side_px, steps), _draw(loop, model, side_px, steps)
+
+
+def _draw(loop: DrawingLoop, model: str, side_px: int, steps: int) -> float:
+    prompt = "a red circle on a blue background"
+    asked = Asked(loop, 1, Txt2Img(checkpoint=model, prompt=prompt, width=side_px, height=side_px, seed=1, steps=steps))
+    asked.picture()
+    return asked.seconds
 
 
 def measure() -> Table:
     """As a table."""
-    return _table(switching(_SIDE_PX, _STEPS, _ROUNDS), _SIDE_PX, _STEPS)
+    return _table(switching(_SIDE_PX, _STEPS, _ROUNDS), _SIDE_PX, _STEPS, is_full_size=False)
 
 
-def _table(found: Switching, side_px: int, steps: int) -> Table:
-    one, both, small, load = (
-        f"{statistics.median(seconds):.3f}" for seconds in (found.one_model, found.both_in_memory, found.room_for_one, found.bare_load)
+def _table(found: Switching, side_px: int, steps: int, *, is_full_size: bool) -> Table:
+    medians = {name: statistics.median(seconds) for name, seconds in vars(found).items()}
+    one, both, stayed, small, load = (
+        f"{medians[name]:.3f}" for name in ("one_model", "both_in_memory", "stayed", "room_for_one", "bare_load")
     )
     return Table(
         "Another model at every picture",
         ("median, s", "what switching adds"),
         (
-            ("one model", one, NOT_MEASURED),
-            ("two in memory, in turns", both, f"{found.share:+.1%} of a picture"),
-            ("two in turns, room for one", small, f"{found.against_load:.2f} bare loads"),
+            ("two in memory: the same model as before", one, NOT_MEASURED),
+            ("two in memory: the other one", both, f"{found.share:+.1%} of a picture"),
+            ("room for one: the same model as before", stayed, NOT_MEASURED),
+            ("room for one: the other one", small, f"{found.against_load:.2f} bare loads"),
             ("bare load", load, NOT_MEASURED),
         ),
-        note=f"{side_px} px, {steps} steps, one in flight, medians of {len(found.one_model)} pictures each, in turns; "
-        "the embedded model and a copy of it.",
+        note=f"{side_px} px, {steps} steps, one in flight, medians of {len(found.one_model)} each, in turns; "
+        f"{'SD 1.5 with random weights' if is_full_size else 'the embedded model'} and a copy of it.",
+        figures={
+            "median_s": {name: round(seconds, 4) for name, seconds in medians.items()},
+            "switch_share": round(found.share, 4),
+            "switch_by_bare_load": round(found.against_load, 3),
+        },
     )
 
 
@@ -153,11 +199,13 @@ def main() -> None:
     parser.add_argument("--side-px", type=int, default=_SIDE_PX)
     parser.add_argument("--steps", type=int, default=_STEPS)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument(
+        "--full-size", type=Path, metavar="FOLDER", help="SD 1.5 with random weights, written into FOLDER/checkpoints, 2 GB"
+    )
+    parser.add_argument("--out", type=Path, help="a folder that gets the line of JSON, too")
     options = parser.parse_args()
-    found = switching(options.side_px, options.steps, options.rounds)
-    print(_table(found, options.side_px, options.steps).markdown())
-    medians = {name: round(statistics.median(seconds), 4) for name, seconds in vars(found).items()}
-    print(json.dumps({"median_s": medians, "switch_share": round(found.share, 4), "switch_by_bare_load": round(found.against_load, 3)}))
+    found = switching(options.side_px, options.steps, options.rounds, options.full_size)
+    tell("switch", _table(found, options.side_px, options.steps, is_full_size=options.full_size is not None), options.out)
 
 
 if __name__ == "__main__":

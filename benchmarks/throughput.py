@@ -6,7 +6,6 @@ All in this process: same weights, requests and threads.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import threading
 import time
@@ -27,6 +26,7 @@ from sdapi.pipelines.loop import DrawingLoop
 from sdapi.pipelines.tickets import Pictures, Result, Ticket
 
 from .percentiles import p50, p95
+from .record import tell
 from .server import BenchmarkFailed
 from .stock_batches import draw_batch, static_batches
 from .stock_pipeline import running_loop, stock_pipeline
@@ -247,6 +247,16 @@ def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]]
         for side_px, found in late.items()
     )
     first = next(iter(compared.values()))[_LOOP]
+    figures = {
+        "pictures": len(first[0].images),
+        "ways": {
+            name: {way: {key: round(value, 3) for key, value in _numbers(ways, way).items()} for way in ways}
+            for name, ways in compared.items()
+        },
+        "late_alone_s_late_s_first": {
+            side_px: [[round(one.alone_s, 3), round(one.late_s, 3), one.ended_first] for one in found] for side_px, found in late.items()
+        },
+    }
     return Table(
         f"{len(first[0].images)} requests at once",
         ("pictures/s", "latency p50, s", "p95, s", "pictures/s against one by one", "greatest difference"),
@@ -254,6 +264,7 @@ def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]]
         note=f"Medians of {len(first)} rounds in turns; latencies from the moment when all were asked for. Mixed: prompts, seeds, "
         f"{min(_STEPS)} to {max(_STEPS)} steps, {len(_SAMPLERS)} samplers, {len(_GUIDANCES)} guidance scales; alike: prompts and seeds "
         f"only. A request of {_LATE_STEPS} steps that comes while one of {_LONG_STEPS} is at step {_LATE_AFTER_STEPS}: {lateness}.",
+        figures=figures,
     )
 
 
@@ -265,13 +276,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     options = parser.parse_args()
     compared, late = _figures(options.pictures, options.sides_px, options.rounds)
-    print(_table(compared, late).markdown())
-    ways = {
-        name: {way: {key: round(value, 3) for key, value in _numbers(found, way).items()} for way in found}
-        for name, found in compared.items()
-    }
-    comers = {side: [[round(one.alone_s, 3), round(one.late_s, 3), one.ended_first] for one in found] for side, found in late.items()}
-    print(json.dumps({"pictures": options.pictures, "ways": ways, "late_alone_s_late_s_first": comers}))
+    tell("throughput", _table(compared, late))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from sdapi.catalog import embedded_assets_dir
 
+from .record import tell
 from .table import NOT_MEASURED, Table
 
 _SIDES_PX = (1024,)
@@ -76,7 +77,7 @@ def _quality() -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and the same as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="192 px instead of 1024: seconds instead of minutes")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -84,7 +85,7 @@ def main() -> None:
     if args.one is not None:
         _one(args.one)
     else:
-        print(measure(quick=args.quick).markdown())
+        tell("upscaling", measure(quick=args.quick))
 
 
 if __name__ == "__main__":

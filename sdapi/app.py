@@ -22,14 +22,17 @@ from sdapi.services import DIALECTS, open_services
 from sdapi.settings import Settings
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application for these settings. Its lifespan migrates the database and opens the services."""
+def create_app(settings: Settings, *, owns_process: bool = False) -> FastAPI:
+    """The application for these settings. Its lifespan migrates the database and opens the services.
+
+    `owns_process` says that nothing else is done in this process.
+    """
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await upgrade(settings.sqlalchemy_url)
-        async with open_services(settings, metrics) as services:
+        async with open_services(settings, metrics, owns_process=owns_process) as services:
             app.state.services = services
             app.state.scrape = Scrape(metrics, services.sessions)
             yield

@@ -67,7 +67,7 @@ def serve(
     from sdapi.app import create_app
 
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, owns_process=True),
         host=host,
         port=port,
         access_log=False,

@@ -1,30 +1,16 @@
-"""Pictures as PNG files that remember how they were made, in the words A1111's web interface writes and reads."""
+"""How pictures were made, in the words A1111's web interface writes into PNG files and reads."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from PIL import Image, PngImagePlugin
-
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.highres import STRENGTH
 from sdapi.domain.sampler_names import a1111_name
-
-_COMPRESS_LEVEL = 1  # a fifth of level 6's time; files come out between a seventh smaller and a fifth larger
-
-
-def encode_png(image: Image.Image, parameters: str | None) -> bytes:
-    """PNG of `image`, carrying `parameters` as the text chunk "parameters" (tEXt, or iTXt beyond Latin-1); None writes no text."""
-    info = PngImagePlugin.PngInfo()
-    if parameters is not None:
-        info.add_text("parameters", _storable(parameters))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=_COMPRESS_LEVEL, pnginfo=info, icc_profile=None)
-    return buffer.getvalue()
+from sdapi.png_encoding import storable
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ def film_text(request: Text2Video) -> str:
     drawing = Txt2Img.model_validate(request.model_dump(exclude={"kind", "seconds", "frames", "frames_per_s", "motion_adapter"}))
     told = parameters_text(drawing, seed=request.seed, model=request.checkpoint, hashes=Hashes())
     film = {"Motion adapter": request.motion_adapter, "Frames": request.frames, "Frames per second": request.frames_per_s}
-    return _storable(f"{told}, {_line(film)}")
+    return storable(f"{told}, {_line(film)}")
 
 
 def _line(pairs: Mapping[str, object]) -> str:
@@ -128,8 +114,3 @@ def _sampler(request: Txt2Img | Img2Img | Inpaint | ControlNet) -> str | None:
 def _quoted(value: str) -> str:
     """As A1111: values that would break the line of pairs become JSON strings."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",\n:") else value
-
-
-def _storable(text: str) -> str:
-    """Without what a PNG text chunk can't hold: NUL ends it, and a lone surrogate (JSON allows "\\ud800") has no encoding."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -100,12 +100,14 @@ class Services:
         )
 
     async def not_ready(self) -> list[str]:
-        """Why no picture could be drawn now; empty when one could."""
+        """Why no picture could be drawn now, or not at once; empty when one could."""
         reasons = [problem] if (problem := await self.problem()) else []
         try:
             await asyncio.to_thread(self.catalog.get, self.default_model)
         except SdapiError:
             reasons.append(f"the default model {self.default_model!r} is not there")
+        if coming := self.engine.preloading():
+            reasons.append(f"being loaded: {', '.join(coming)}")
         if self.board.closing.is_set():
             reasons.append("the server is stopping")
         return reasons
@@ -141,7 +143,7 @@ def _drawn_at_once(settings: Settings) -> int:
     return 2 * settings.max_rows
 
 
-def open_engine(settings: Settings, catalog: Catalog, assets: Assets) -> LocalEngine:
+def open_engine(settings: Settings, catalog: Catalog, assets: Assets, *, owns_process: bool = False) -> LocalEngine:
     """The engine the settings ask for, not yet started."""
     return LocalEngine(
         catalog,
@@ -153,6 +155,10 @@ def open_engine(settings: Settings, catalog: Catalog, assets: Assets) -> LocalEn
         max_batch_rows=settings.max_rows,
         model_cache_bytes=settings.model_cache_bytes,
         safety=settings.safety,
+        unload_after_s=settings.unload_after_s,
+        is_deterministic=settings.deterministic,
+        owns_process=owns_process,
+        profile_path=settings.data_dir / "device-profile.json",
     )
 
 
@@ -264,8 +270,11 @@ def _http_limits(settings: Settings) -> HttpLimits:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Build and start what `settings` asks for; stop and close it in reverse order. The database must be migrated."""
+async def open_services(settings: Settings, metrics: Metrics, *, owns_process: bool = False) -> AsyncIterator[Services]:
+    """Build and start what `settings` asks for; stop and close it in reverse order. The database must be migrated.
+
+    `owns_process` says that nothing else is done in this process.
+    """
     async with AsyncExitStack() as stack:
         sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url, pool_size=settings.database_pool_size))
         secret = await asyncio.to_thread(open_secret, settings)
@@ -278,7 +287,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         stack.push_async_callback(images.aclose)
         quotas = _open_quotas(settings, sessions)
         board = JobBoard()
-        engine = open_engine(settings, catalog, assets)
+        engine = open_engine(settings, catalog, assets, owns_process=owns_process)
         dialects = {dialect.NAME: dialect for dialect in DIALECTS}
         endings = Endings(dialects, _now)
 
@@ -340,6 +349,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         stack.push_async_callback(downloads.stop)
         dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
+        engine.preload(settings.preload or ())
         retention.start()
         stack.push_async_callback(retention.stop)
         stack.push_async_callback(updates.stop)

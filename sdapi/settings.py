@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     """CPU threads for drawing; 0 leaves it to torch."""
     max_rows: int = Field(default=16, ge=1, le=256)
     """Pictures that may share one forward; twice as many are kept in flight."""
+    deterministic: bool = False
+    """Whether a picture is the same to the bit whatever is drawn beside it; costs speed, most for lone pictures."""
     tomesd_by_default: bool = False
     """Whether tokens are merged for requests that say nothing of `tomesd`."""
     enhance_prompt: EnhanceWith = "model"
@@ -99,6 +101,10 @@ class Settings(BaseSettings):
     """Whether drawn pictures are checked where a request asks for it and a checker is installed, always, or never."""
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)
     """Models kept in memory; the least recently used goes first."""
+    unload_after_s: float = Field(default=0.0, ge=0)
+    """Models nobody has used for so long leave memory; 0: they stay while there is room."""
+    preload: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Checkpoints brought into memory after the start, in this order; `/readyz` answers 503 until that has ended. None: none."""
 
     heartbeat_s: float = Field(default=2.0, gt=0)
     stale_after_s: float = Field(default=15.0, gt=0)
@@ -114,7 +120,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("cors_origins", "model_hosts", mode="before")
+    @field_validator("cors_origins", "model_hosts", "preload", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.db.tables import JobRow, UploadRow
 from sdapi.domain.errors import ImageRefused
+from sdapi.png_encoding import encode_png
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
@@ -147,9 +148,8 @@ def _encoded(picture: Image.Image, picture_format: PictureFormat, *, square: boo
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
+    if picture_format == "png":
+        return encode_png(picture)
     buffer = io.BytesIO()
-    if picture_format == "jpeg":
-        picture.save(buffer, "JPEG", quality=95)
-    else:
-        picture.save(buffer, "PNG")
+    picture.save(buffer, "JPEG", quality=95)
     return buffer.getvalue()

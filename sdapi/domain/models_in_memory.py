@@ -19,6 +19,8 @@ class ModelsInMemory:
     """Models on their way, in the order they were asked for, and when (`time.monotonic`)."""
     load_s: Mapping[str, float] = field(default_factory=dict)
     """How long loading each took, when it was loaded last."""
+    resident_bytes: int = 0
+    """What the resident ones take."""
 
     def with_upscalers(self, upscalers: ModelsInMemory) -> ModelsInMemory:
         """These and those, which may be called as checkpoints are and so are told by `upscaler_entry`."""
@@ -26,6 +28,7 @@ class ModelsInMemory:
             resident=self.resident | {upscaler_entry(one) for one in upscalers.resident},
             loading={**self.loading, **{upscaler_entry(one): since for one, since in upscalers.loading.items()}},
             load_s={**self.load_s, **{upscaler_entry(one): seconds for one, seconds in upscalers.load_s.items()}},
+            resident_bytes=self.resident_bytes + upscalers.resident_bytes,
         )
 
 

@@ -26,6 +26,8 @@ class Work:
     """L, of the request's size; white is drawn anew."""
     control_image: Image.Image | None = None
     """RGB, of the request's size; leads the structure."""
+    client_id: int | None = None
+    """Whose it is: a device is shared fairly among clients. None: the server's own."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class Engine(Protocol):
 
     def room(self) -> int:
         """How many more pictures can be in flight now."""
+
+    def preloading(self) -> tuple[str, ...]:
+        """Models that were to be in memory before the first request and aren't yet."""
 
     def problem(self) -> str | None:
         """Why the engine can't draw, or None when it can."""

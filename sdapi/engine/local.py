@@ -6,19 +6,23 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Assets, Catalog
-from sdapi.domain.errors import ModelNotFound, NotAvailable
-from sdapi.domain.generation import AnyRequest, SchedulerName
-from sdapi.domain.models_in_memory import ModelsInMemory, film_ids, upscaler_id
+from sdapi.catalog.model_files import files_bytes
+from sdapi.domain.errors import NotAvailable
+from sdapi.domain.generation import Txt2Img
+from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.safety import SafetyMode, SafetyType
 
 from .availability import missing
 from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
 from .load_times import EngineState, ready_in_s
+from .outcomes import outcome_of
+from .preloading import Preloading
 from .safety import SafetyRules, with_unsafe_covered
 
 if TYPE_CHECKING:
@@ -49,8 +53,15 @@ class LocalEngine:
         max_batch_rows: int,
         model_cache_bytes: int,
         safety: SafetyMode = "optional",
+        unload_after_s: float = 0.0,
+        is_deterministic: bool = False,
+        owns_process: bool = False,
+        profile_path: Path | None = None,
     ) -> None:
-        """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward."""
+        """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward.
+
+        For `unload_after_s`, `is_deterministic`, `owns_process` and `profile_path` see DeviceOptions.
+        """
         self._catalog = catalog
         self._assets = assets
         self._device = device
@@ -59,6 +70,11 @@ class LocalEngine:
         self._max_rows = max_rows
         self._max_batch_rows = max_batch_rows
         self._model_cache_bytes = model_cache_bytes
+        self._unload_after_s = unload_after_s
+        self._is_deterministic = is_deterministic
+        self._owns_process = owns_process
+        self._profile_path = profile_path
+        self._preloading = Preloading(catalog, self._bring)
         self._rows_in_flight = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.Future[DrawingLoop] | None = None
@@ -70,6 +86,8 @@ class LocalEngine:
         self._stopping = False
         self._opening_since_s: float | None = None
         self._sizes: dict[str, int] = {}
+        self._stamps = 0
+        """Drawn so far; their negative numbers are nobody's job."""
 
     async def draw(self, work: Work, report: Report, cancelled: threading.Event) -> Outcome:
         """See Engine."""
@@ -94,7 +112,7 @@ class LocalEngine:
         self._pending.add(answer)
         try:
             drawing = await self._drawing_loop()
-            if drawing is None or self._problem is not None:
+            if drawing is None or self._problem is not None or self._stopping:
                 return Cancelled() if self._stopping else Failed(_BROKEN)
             from sdapi.pipelines.tickets import Ticket
 
@@ -105,13 +123,14 @@ class LocalEngine:
                     init_image=work.init_image,
                     mask_image=work.mask_image,
                     control_image=work.control_image,
+                    client=work.client_id,
                     cancelled=cancelled,
                     report=lambda progress: _call(event_loop, report, progress),
                     done=lambda result: _call(event_loop, _settle, answer, result),
                 )
             )
             result = await answer
-            return Failed(_BROKEN) if result is None else _outcome(result, request)
+            return Failed(_BROKEN) if result is None else outcome_of(result, request)
         finally:
             self._pending.discard(answer)
 
@@ -163,6 +182,21 @@ class LocalEngine:
         drawing.clear_caches(lambda freed_bytes: _call(event_loop, _settle, answer, freed_bytes))
         return await answer
 
+    def preload(self, model_ids: Sequence[str]) -> None:
+        """Begin to bring these checkpoints into memory, in this order. On the event loop, at most once."""
+        self._preloading.start(model_ids)
+
+    def preloading(self) -> tuple[str, ...]:
+        """See Engine."""
+        return self._preloading.coming
+
+    async def _bring(self, model_id: str) -> str | None:
+        """By drawing a stamp with it that nobody sees: the first drawing takes longer than others, too."""
+        stamp = Txt2Img(checkpoint=model_id, prompt="a stamp", width=64, height=64, seed=0, steps=2)
+        self._stamps += 1
+        outcome = await self._draw(Work(-self._stamps, stamp), lambda _: None, threading.Event())
+        return outcome.reason if isinstance(outcome, Failed) else None
+
     def room(self) -> int:
         """See Engine."""
         return 0 if self._stopping else max(0, self._max_rows - self._rows_in_flight)
@@ -176,7 +210,7 @@ class LocalEngine:
         drawing = self._opened()
         state = EngineState(drawing is not None, self._opening_since_s, ModelsInMemory() if drawing is None else drawing.models)
         if model_id not in state.models.resident and not self._sizes.get(model_id):
-            self._sizes[model_id] = await asyncio.to_thread(self._size_bytes, model_id)
+            self._sizes[model_id] = await asyncio.to_thread(files_bytes, model_id, self._catalog, self._assets)
         return ready_in_s(model_id, self._sizes, state, now_s=time.monotonic())
 
     def batch_pixels(self) -> int:
@@ -189,20 +223,6 @@ class LocalEngine:
             return None
         return self._loop.result()
 
-    def _size_bytes(self, model_id: str) -> int:
-        """Of its files; 0 for what is not there."""
-        try:
-            if (upscaler := upscaler_id(model_id)) is not None:
-                return self._assets.get("upscaler", upscaler).size_bytes
-            if (film_model := film_ids(model_id)) is not None:
-                name, adapter = film_model
-                if adapter is None:
-                    return self._assets.films.get(name).size_bytes
-                return self._assets.films.get(adapter).size_bytes + self._catalog.get(name).size_bytes
-            return self._catalog.get(model_id).size_bytes
-        except ModelNotFound:
-            return 0
-
     async def stop(self) -> None:
         """See Engine."""
         self._stopping = True
@@ -211,6 +231,7 @@ class LocalEngine:
             if drawing is not None:
                 drawing.stop()
             await asyncio.to_thread(self._thread.join)
+        await self._preloading.stop()
 
     async def _drawing_loop(self) -> DrawingLoop | None:
         """The loop, opened on the device thread by the first who asks; None when it could not be opened."""
@@ -234,7 +255,17 @@ class LocalEngine:
         try:
             from sdapi.pipelines.device_host import DeviceOptions, open_loop
 
-            options = DeviceOptions(self._device, self._dtype, self._torch_threads, self._max_batch_rows, self._model_cache_bytes)
+            options = DeviceOptions(
+                self._device,
+                self._dtype,
+                self._torch_threads,
+                self._max_batch_rows,
+                self._model_cache_bytes,
+                unload_after_s=self._unload_after_s,
+                is_deterministic=self._is_deterministic,
+                owns_process=self._owns_process,
+                profile_path=self._profile_path,
+            )
             drawing = open_loop(self._catalog, self._assets, options)
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
             _log.exception("the drawing engine can't start")
@@ -268,17 +299,3 @@ def _settle(answer: asyncio.Future[Any], value: object) -> None:
 
 def _refuse(opened: asyncio.Future[DrawingLoop], error: Exception) -> None:
     opened.set_exception(error)
-
-
-def _outcome(result: Result, asked: AnyRequest) -> Outcome:
-    from sdapi.pipelines.tickets import Pictures, Trouble
-
-    match result:
-        case Pictures(images, seconds, scheduler, drawn, film):
-            named = SchedulerName(scheduler) if scheduler in set(SchedulerName) else None
-            said = None if drawn is asked else drawn
-            return Drawn(images if film is None else film.samples, seconds, named, said, film=film)
-        case Trouble(reason):
-            return Failed(reason)
-        case _:
-            return Cancelled()

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,11 +25,12 @@ from sdapi.domain.errors import SdapiError
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
 from sdapi.mp4 import encode_mp4
-from sdapi.png import encode_png
+from sdapi.png_encoding import encode_png
 from sdapi.storage import Storage
 
 from .board import JobBoard
 from .endings import Endings
+from .fairness import is_anybody_waiting
 from .png_texts import PngTexts
 from .repository import JobRepository
 
@@ -37,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 """How often the queue is looked at for jobs other processes have put there."""
+
+_PLACES_FOR_NEWCOMERS = 4
+"""Pictures that a full engine is given beyond its room, of clients nothing of whom it has: else they would wait until one of a busy
+client's ends, which may take longer than their own."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ class Dispatcher:
         self._now = now
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._clients: dict[int, int] = {}
+        """Whose each of these is."""
+        self._newcomers: dict[int, int] = {}
+        """Of these, the pictures of those taken beyond the engine's room."""
         self._preparing = 0
         """Pictures claimed that the engine has not been given yet: its room does not know of them."""
         self._stopping = asyncio.Event()
@@ -131,18 +140,34 @@ class Dispatcher:
 
     async def _claim(self) -> None:
         while not self._stopping.is_set() and (room := self._engine.room() - self._preparing) > 0:
-            async with self._sessions.begin() as session:
-                jobs = await JobRepository(session).claim(self._worker, room, now=self._now())
-            for job in jobs:
-                task = asyncio.create_task(self._process(job), name=f"job-{job.id}")
-                self._running[job.id] = task
-                task.add_done_callback(partial(self._forget, job.id))
-            self._preparing += sum(job.request.samples for job in jobs)
+            if not await self._take(room):
+                return
+        while not self._stopping.is_set() and self._clients and sum(self._newcomers.values()) < _PLACES_FOR_NEWCOMERS:
+            here = set(self._clients.values())
+            async with self._sessions() as session:
+                if not await is_anybody_waiting(session, without=here):
+                    return
+            jobs = await self._take(1, without=here)
             if not jobs:
                 return
+            self._newcomers |= {job.id: job.request.samples for job in jobs}
+
+    async def _take(self, limit: int, *, without: Collection[int] = ()) -> list[Job]:
+        """Claim so many and begin to process them."""
+        async with self._sessions.begin() as session:
+            jobs = await JobRepository(session).claim(self._worker, limit, now=self._now(), without=without)
+        for job in jobs:
+            task = asyncio.create_task(self._process(job), name=f"job-{job.id}")
+            self._running[job.id] = task
+            self._clients[job.id] = job.client_id
+            task.add_done_callback(partial(self._forget, job.id))
+        self._preparing += sum(job.request.samples for job in jobs)
+        return jobs
 
     def _forget(self, job_id: int, _: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)
+        self._clients.pop(job_id, None)
+        self._newcomers.pop(job_id, None)
         self._board.work_arrived.set()
 
     async def _process(self, job: Job) -> None:
@@ -167,6 +192,7 @@ class Dispatcher:
                     init_image=await self._picture(getattr(job.request, "init_image", None), "RGB"),
                     mask_image=await self._picture(getattr(job.request, "mask_image", None), "L"),
                     control_image=await self._picture(getattr(job.request, "control_image", None), "RGB"),
+                    client_id=job.client_id,
                 )
             finally:
                 self._preparing -= job.request.samples

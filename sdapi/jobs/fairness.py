@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, func, select
+from collections.abc import Collection
+from itertools import pairwise
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from sdapi.db.tables import JobRow
 from sdapi.domain.job import JobStatus
 
 
-def next_in_turn(limit: int) -> Select[int]:
+def next_in_turn(limit: int, *, without: Collection[int] = ()) -> Select[int]:
     """Ids of the queued jobs to run next, locked: first of every client its oldest, then of every client its second, and so on.
+
+    None of the clients `without`.
 
     Within a round the client goes first whose latest start is longest ago; so claiming one at a time is fair as well.
     """
@@ -20,7 +26,7 @@ def next_in_turn(limit: int) -> Select[int]:
             JobRow.client_id,
             func.row_number().over(partition_by=JobRow.client_id, order_by=(JobRow.created_at, JobRow.id)).label("round"),
         )
-        .where(JobRow.status == JobStatus.QUEUED)
+        .where(JobRow.status == JobStatus.QUEUED, JobRow.client_id.not_in(without))
         .subquery()
     )
     clients = select(JobRow.client_id).where(JobRow.status == JobStatus.QUEUED).distinct().subquery()
@@ -37,3 +43,17 @@ def next_in_turn(limit: int) -> Select[int]:
         # PostgreSQL allows no FOR UPDATE beside a window function, so the ranks come from a subquery and only this table is locked.
         .with_for_update(of=JobRow, skip_locked=True)
     )
+
+
+async def is_anybody_waiting(session: AsyncSession, *, without: Collection[int]) -> bool:
+    """Whether a job is queued of a client that is not among these; asked of an index, so that the queue's length doesn't matter."""
+    gaps = [exists().where(JobRow.status == JobStatus.QUEUED, gap) for gap in _between(sorted(without))]
+    return bool(await session.scalar(select(or_(*gaps))))
+
+
+def _between(clients: list[int]) -> list[ColumnElement[bool]]:
+    """All clients before, between and after these, as ranges of the index."""
+    if not clients:
+        return [JobRow.client_id.is_not(None)]
+    inner = [and_(JobRow.client_id > low, JobRow.client_id < high) for low, high in pairwise(clients)]
+    return [JobRow.client_id < clients[0], *inner, JobRow.client_id > clients[-1]]

@@ -107,14 +107,16 @@ class JobRepository:
 
     # -- running ------------------------------------------------------------------------------------------------------------------
 
-    async def claim(self, worker: str, limit: int, *, now: datetime) -> list[Job]:
+    async def claim(self, worker: str, limit: int, *, now: datetime, without: Collection[int] = ()) -> list[Job]:
         """Take up to `limit` queued jobs for `worker`, oldest first but in turn among clients: whoever was served longest ago comes next.
+
+        None of the clients `without`.
 
         Any number of workers may claim at once; no job is taken twice. A claim that meets another one may get fewer than there are.
         """
         if limit < 1:
             return []
-        candidates = next_in_turn(limit).cte("candidates")
+        candidates = next_in_turn(limit, without=without).cte("candidates")
         jobs = await self._all(
             update(JobRow)
             # SQLite has no FOR UPDATE SKIP LOCKED; there the status test here is what keeps a job from being taken twice.

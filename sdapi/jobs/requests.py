@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import secrets
 import uuid
 from dataclasses import replace
@@ -17,6 +16,7 @@ from sdapi.domain.enhancing import EnhanceWith
 from sdapi.domain.families import DEFAULT_GUIDANCE
 from sdapi.domain.generation import MAX_STEPS, AnyRequest, ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.safety import SafetyMode
+from sdapi.png_encoding import encode_png
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
@@ -197,7 +197,4 @@ def _drawing(
 
 def _fitted_png(picture: Image.Image, size: tuple[int, int]) -> bytes:
     """The input picture at the size it is drawn at, stretched as diffusers and A1111 do."""
-    buffer = io.BytesIO()
-    fitted = picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
-    fitted.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return encode_png(picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS))

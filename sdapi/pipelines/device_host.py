@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -17,9 +18,12 @@ from sdapi.domain.errors import ModelNotFound
 from sdapi.domain.models_in_memory import film_ids
 
 from .controlnets import ControlNetwork
+from .device_pacing import decoding_beside, open_pacing
+from .expected_sizes import ExpectedSizes
 from .families.film import open_film_model
 from .families.unet import UnetModel
 from .families.whole import WholeModel
+from .forwards import ForwardOptions
 from .loader import load_checkpoint, load_controlnet
 from .loop import DrawingLoop
 from .memory import Memory
@@ -49,6 +53,14 @@ class DeviceOptions:
     """CPU threads; 0 leaves it to torch."""
     max_batch_rows: int
     model_cache_bytes: int
+    unload_after_s: float = 0.0
+    """What nobody has used for so long leaves memory; 0: it stays while there is room."""
+    is_deterministic: bool = False
+    """Whether a picture is the same to the bit whatever is drawn beside it, at some cost: see `forwards.py`."""
+    owns_process: bool = False
+    """Whether nothing else is done in this process, as in `sdapi serve`: what is there once the device is open stays to the end."""
+    profile_path: Path | None = None
+    """Where it is kept what forwards take on this device; None: it is learnt anew every time."""
 
 
 def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> DrawingLoop:
@@ -57,13 +69,16 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     formats = number_formats(options.dtype, device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.is_deterministic:
+        torch.backends.cudnn.deterministic = True
     # numpy 2 warns of diffusers' schedulers at every step; nothing an operator could do about it.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"diffusers\..*")
 
     # Its pipelines put what they cut off of a prompt into the log.
     diffusers_logging.set_verbosity_error()
 
-    memory = Memory(options.model_cache_bytes)
+    memory = Memory(options.model_cache_bytes, unload_after_s=options.unload_after_s, release=_release_memory)
+    sizes = ExpectedSizes(catalog, assets, formats)
     annotators = AnnotatorShelf(assets.annotators, memory, device=device)
 
     def load(model_id: str) -> Model:
@@ -74,7 +89,7 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
             whole = load_whole(checkpoint, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
             return WholeModel(model_id, checkpoint.family, whole)
         parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
-        return UnetModel(model_id, parts, assets, memory, annotators)
+        return UnetModel(model_id, parts, assets, memory, annotators, ForwardOptions(is_deterministic=options.is_deterministic))
 
     def load_net(net_id: str) -> ControlNetwork:
         try:
@@ -92,22 +107,28 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
 
     # SD 1.x at 512 px gains from 8 to 16 rows on a GPU; on CPU cores a larger batch only makes newcomers wait longer.
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
+    if options.owns_process:
+        # Looking through all of the libraries for garbage takes a quarter of a second, in which no other thread gets on.
+        gc.collect()
+        gc.freeze()
     _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(formats.predicting), "threads": torch.get_num_threads()})
     return DrawingLoop(
-        Residency(load, memory),
+        Residency(load, memory, sizes.model),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
-        control_nets=Residency(load_net, memory),
-        upscalers=Residency(load_an_upscaler, memory),
+        control_nets=Residency(load_net, memory, sizes.control_net),
+        upscalers=Residency(load_an_upscaler, memory, sizes.upscaler),
         translations=Translations(assets.translators, memory, device=device, dtype=formats.pictures),
         safety=SafetyStage(assets.safety, memory, device=device),
         faces=FaceShelf(assets, memory, device=device),
         release_memory=_release_memory,
+        pacing=open_pacing(device, formats, max_rows=options.max_batch_rows, path=options.profile_path),
+        decoding_beside=decoding_beside(device),
     )
 
 
 def _release_memory() -> None:
-    gc.collect()  # diffusers' networks refer to themselves in circles
+    gc.collect()  # some networks refer to themselves in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     # The C library keeps what was freed for its next allocations; models are loaded in pieces of which few would fit in there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +18,14 @@ from sdapi.domain.progress import Progress
 from .families.film import FilmModel, FilmRow
 from .in_flight import InFlight
 from .leases import Leases
-from .models import Model
+from .models import Model, SharesForwards
 from .tickets import Ticket
 from .upscalers.enlarging import Enlarging
 from .upscalers.faces import RestoringFaces
 from .upscalers.kinds import AnyEnlarging, Upscaler
 from .upscalers.repainting import Guide, Repainting
+
+_CELL_PIXELS = 64
 
 
 @dataclass
@@ -43,6 +46,10 @@ class Flight:
     enlarged: dict[int, Image.Image] = field(default_factory=dict)
     faces: RestoringFaces | None = None
     """Of the picture that is enlarged, laid over the result."""
+    joint: SharesForwards | None = None
+    """The model, where its rows share forwards and decodes."""
+    away: set[int] = field(default_factory=set)
+    """Of rows that are being decoded beside the drawing."""
 
     @property
     def parts(self) -> list[InFlight]:
@@ -54,6 +61,17 @@ class Flight:
         """Those that can take a step now."""
         ready = [row for row in self.parts if not isinstance(row, Enlarging | Repainting) or row.ready]
         return [row for row in ready if not row.sampler.finished]
+
+    def is_joint(self, row: InFlight) -> bool:
+        """Whether this row can share forwards with others."""
+        return self.joint is not None and not isinstance(row, Enlarging | Repainting | RestoringFaces)
+
+    @property
+    def work_left(self) -> float:
+        """Of all steps to come, in pixels that go through a Stable Diffusion UNet."""
+        return sum(
+            (row.steps - row.steps_done) * row.forwards * row.key.latent_height * row.key.latent_width * _CELL_PIXELS for row in self.parts
+        )
 
     @property
     def progress(self) -> Progress:
@@ -77,19 +95,58 @@ class Flight:
             return None if self.leases.faces is None else self.leases.faces.restorer
         return self.upscaler if isinstance(row, Enlarging | Repainting) else self.model
 
-    def decode_one(self) -> int | None:
-        """Make one finished row into a picture: which, or None where there was none. Raises what decoding raised."""
+    @property
+    def endings(self) -> list[Ending]:
+        """Those that have taken their steps and that nobody is decoding yet."""
+        drawn = [Ending(self, index, row) for index, row in enumerate(self.rows) if index not in self.images and index not in self.away]
         awaits_faces = self.faces is not None and not self.faces.sampler.finished
-        for rows, images in ((self.rows, self.images), ([] if awaits_faces else self.enlarging, self.enlarged)):
-            for index, row in enumerate(rows):
-                if row.sampler.finished and index not in images:
-                    images[index] = self.model_of(row).decode(row)
-                    if images is self.images and self.enlarging:
-                        self.enlarging[index].begin(images[index])
-                    elif self.faces is not None:
-                        self.faces.lay_over(images[index])
-                    return index
-        return None
+        enlarging = [] if awaits_faces else self.enlarging
+        enlarged = [Ending(self, index, row, is_drawn=False) for index, row in enumerate(enlarging) if index not in self.enlarged]
+        return [ending for ending in (*drawn, *enlarged) if ending.row.sampler.finished]
+
+    def take(self, ending: Ending, image: Image.Image) -> None:
+        """One of the rows has become a picture. Raises where that can't be gone on with."""
+        if not ending.is_drawn:
+            self.enlarged[ending.index] = image
+        else:
+            self.images[ending.index] = image
+            self.away.discard(ending.index)
+        if ending.is_drawn and self.enlarging:
+            self.enlarging[ending.index].begin(image)
+        elif self.faces is not None:
+            self.faces.lay_over(image)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A row to be made into a picture."""
+
+    flight: Flight
+    index: int
+    row: InFlight
+    is_drawn: bool = True
+    """Else enlarged."""
+
+    @property
+    def company(self) -> Hashable | None:
+        """Those with equal ones can be decoded together; None: it alone."""
+        joint = self.flight.joint if self.is_drawn else None
+        return None if joint is None else joint.decode_group(self.row)
+
+
+def decoded_together(endings: Sequence[Ending]) -> list[Image.Image]:
+    """Their pictures, in order; those of more than one must have the same `company`. Raises what decoding raised."""
+    first = endings[0].flight
+    if len(endings) > 1 and first.joint is not None:
+        return first.joint.decode_together([ending.row for ending in endings])
+    return [ending.flight.model_of(ending.row).decode(ending.row) for ending in endings]
+
+
+def model_of(request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale) -> str | None:
+    """What the residency calls the model it is drawn with; None where nothing is drawn."""
+    if isinstance(request, Text2Video):
+        return film_entry(request.checkpoint, request.motion_adapter)
+    return None if isinstance(request, Upscale) else request.checkpoint
 
 
 def acquired(request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video | Upscale, leases: Leases[Model]) -> bool:
@@ -121,6 +178,7 @@ def prepared(ticket: Ticket, leases: Leases[Model]) -> Flight:
             raise ValueError("a model for pictures was brought to draw a film")
         flight.rows = [flight.model.prepare_film(request)]
         return flight
+    flight.joint = flight.model if isinstance(flight.model, SharesForwards) else None
     flight.rows = flight.model.prepare(request, ticket.init_image, ticket.mask_image, ticket.control_image, leases.control_nets)
     if request.upscale:
         if upscaler is None:

@@ -44,27 +44,24 @@ class Half:
 
 
 def halves_of(prompts: Sequence[Weighted], negative: Words | None, *, has_perturbed: bool) -> list[Half]:
-    """In the order that `guided` expects: the unconditional half, the prompts, the first prompt perturbed."""
+    """In this order: the unconditional half, the prompts, the first prompt perturbed."""
     halves = [] if negative is None else [Half(negative, is_unconditional=True)]
     halves += [Half(prompt.words) for prompt in prompts]
     return [*halves, Half(prompts[0].words, is_perturbed=True)] if has_perturbed else halves
 
 
-def guided(
-    predicted: Tensor, prompts: Sequence[Weighted], *, has_negative: bool, guidance_scale: float, perturbation_scale: float | None
-) -> Tensor:
-    """(1, 4, h, w) from the predictions (halves, 4, h, w) of one row.
+def guidance_of(prompts: Sequence[Weighted], *, has_negative: bool, guidance_scale: float, perturbation_scale: float | None) -> list[float]:
+    """How often each half's prediction counts, in the order of `halves_of`; they add up to 1.
 
     Away from the unconditional half towards every prompt by its weight (Liu et al. 2022, "Compositional Visual Generation with
     Composable Diffusion Models"), and away from the perturbed half.
     """
-    first = int(has_negative)
-    towards = predicted[first : first + len(prompts)]
-    if not has_negative:
-        led = towards[:1]
-    elif len(prompts) == 1 and prompts[0].weight == 1:
-        led = predicted[:1] + guidance_scale * (towards - predicted[:1])
+    if has_negative:
+        towards = [guidance_scale * prompt.weight for prompt in prompts]
+        shares = [1 - sum(towards), *towards]
     else:
-        weights = predicted.new_tensor([prompt.weight for prompt in prompts])[:, None, None, None]
-        led = predicted[:1] + guidance_scale * (weights * (towards - predicted[:1])).sum(dim=0, keepdim=True)
-    return led if perturbation_scale is None else led + perturbation_scale * (towards[:1] - predicted[-1:])
+        shares = [1.0, *[0.0] * (len(prompts) - 1)]
+    if perturbation_scale is None:
+        return shares
+    shares[int(has_negative)] += perturbation_scale
+    return [*shares, -perturbation_scale]

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from .samplers import Sampler
+from .planned_samplers import AnySampler
 
 _WHITE_FROM = 128
 _EDGE_SHARE = 1 / 256
@@ -31,10 +31,10 @@ class LatentBlend:
     mask: Tensor
     """(1, 1, height_px / 8, width_px / 8): 1 where it is drawn anew, 0 where it is kept."""
 
-    def blended(self, latents: Tensor, sampler: Sampler) -> Tensor:
+    def blended(self, latents: Tensor, sampler: AnySampler) -> Tensor:
         """`latents` with the kept part as noisy as the sampler now expects it, or clean when that has finished."""
         kept = self.clean if sampler.finished else sampler.add_noise(self.clean, self.noise)
-        return (1 - self.mask) * kept + self.mask * latents
+        return torch.lerp(kept, latents, self.mask)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def encoded(vae: Any, pixels: Tensor, generator: torch.Generator, *, dtype: torc
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
-    """Pixels (1, 3, height_px, width_px), about -1..1, in the VAE's own dtype."""
+    """Pixels (n, 3, height_px, width_px), about -1..1, in the VAE's own dtype."""
     latents = latents.to(vae.dtype)
     mean, scale = _mean_and_scale(vae, latents)
     pixels: Tensor = vae.decode(latents / scale + mean, return_dict=False)[0]

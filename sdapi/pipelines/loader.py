@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import UNET_FAMILIES, Asset, Checkpoint, ModelBroken, Refused, UnetFamily, part_weights
-from sdapi.pipelines.mapped_weights import own_memory
+from sdapi.pipelines.mapped_weights import common_dtype, place, read_ahead, stored_dtype
 from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .prediction_types import predicts_noise
@@ -120,6 +120,7 @@ def load_checkpoint(
     Raises ModelBroken when the files are damaged, and torch.OutOfMemoryError when the device is too small.
     """
     formats = _Formats(dtype, vae_dtype or dtype)
+    read_ahead(checkpoint.weights)
     with _ONE_AT_A_TIME, _quiet():
         try:
             family = _family_of(checkpoint)
@@ -132,7 +133,7 @@ def load_checkpoint(
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded.") from error
         except Incomplete as error:
             raise ModelBroken(checkpoint.id, f"The model {checkpoint.id!r} can't be loaded: {error}.") from error
-    return _on_device(checkpoint, family, parts, device)
+    return _on_device(checkpoint, family, parts, device, formats)
 
 
 def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, configs_dir: Path | None = None) -> Any:
@@ -144,19 +145,20 @@ def load_controlnet(asset: Asset, *, device: torch.device, dtype: torch.dtype, c
     with _ONE_AT_A_TIME, _quiet():
         try:
             if asset.layout == "diffusers":
-                network = network_from_folder(ControlNetModel, asset.path, dtype)
+                network = network_from_folder(ControlNetModel, asset.path, dtype, as_stored=True)
             else:
                 tensors = safetensors.torch.load_file(asset.path)
-                network = network_from(ControlNetModel, tensors, configs_dir or shipped_for(tensors), "controlnet", dtype)
+                stored = common_dtype(tensors.values()) or dtype
+                network = network_from(ControlNetModel, tensors, configs_dir or shipped_for(tensors), "controlnet", stored)
         except _LOADING_ERRORS as error:
             _log.exception("control net can't be loaded", extra={"model": asset.id})
             sentence = f"The control net {asset.id!r} can't be loaded: it is damaged or not made for Stable Diffusion."
             raise ModelBroken(asset.id, sentence) from error
         except Incomplete as error:
             raise ModelBroken(asset.id, f"The control net {asset.id!r} can't be loaded: {error}.") from error
-    network.eval().requires_grad_(requires_grad=False).to(device)
-    own_memory(network)
-    return network.to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(requires_grad=False)
+    place(network, device, dtype, channels_last=True)
+    return network
 
 
 def _family_of(checkpoint: Checkpoint) -> UnetFamily:
@@ -170,9 +172,9 @@ def _read_folder(path: Path, family: UnetFamily, formats: _Formats) -> _Parts:
     dtype = formats.dtype
     parts = _Parts(
         tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
-        text_encoder=network_from_folder(CLIPTextModel, path / "text_encoder", dtype),
-        unet=network_from_folder(UNet2DConditionModel, path / "unet", dtype),
-        vae=network_from_folder(AutoencoderKL, path / "vae", formats.vae_dtype),
+        text_encoder=network_from_folder(CLIPTextModel, path / "text_encoder", dtype, as_stored=True),
+        unet=network_from_folder(UNet2DConditionModel, path / "unet", dtype, as_stored=True),
+        vae=network_from_folder(AutoencoderKL, path / "vae", formats.vae_dtype, as_stored=True),
         scheduler_config=_scheduler_config(path),
     )
     if family != "sdxl":
@@ -180,19 +182,23 @@ def _read_folder(path: Path, family: UnetFamily, formats: _Formats) -> _Parts:
     return replace(
         parts,
         tokenizer_2=CLIPTokenizer.from_pretrained(path / "tokenizer_2", local_files_only=True),
-        text_encoder_2=network_from_folder(CLIPTextModelWithProjection, path / "text_encoder_2", dtype),
+        text_encoder_2=network_from_folder(CLIPTextModelWithProjection, path / "text_encoder_2", dtype, as_stored=True),
         has_zeros_for_empty_prompt=_has_zeros_for_empty_prompt(path),
     )
 
 
-def network_from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A network by its own configuration, on the CPU. Raises Incomplete where weights are missing, and what the libraries raise."""
+def network_from_folder(model_class: Any, folder: Path, dtype: torch.dtype, *, as_stored: bool = False) -> Any:
+    """A network by its own configuration, on the CPU. Raises Incomplete where weights are missing, and what the libraries raise.
+
+    `as_stored` leaves converting to whoever calls (see `place`), where the files keep to one number format: there is nothing to copy then.
+    """
     try:
-        variant = part_weights(folder, prefer_fp16=dtype == torch.float16).variant
+        weights = part_weights(folder, prefer_fp16=dtype == torch.float16)
+        read_as = (stored_dtype(weights.files) if as_stored else None) or dtype
     except Refused as refusal:
         raise Incomplete(str(refusal).rstrip(".")) from refusal
     model, loaded = model_class.from_pretrained(
-        folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+        folder, dtype=read_as, variant=weights.variant, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     # The libraries only warn of missing weights, and fill them with random numbers.
     if loaded["missing_keys"]:
@@ -201,14 +207,16 @@ def network_from_folder(model_class: Any, folder: Path, dtype: torch.dtype) -> A
 
 
 def _read_file(checkpoint: Checkpoint, family: UnetFamily, configs_dir: Path, formats: _Formats) -> _Parts:
-    dtype = formats.dtype
     tensors = safetensors.torch.load_file(checkpoint.path)
+    # Converted on the way to the device, where the file keeps to one number format.
+    stored = common_dtype(tensors.values())
+    dtype, vae_dtype = stored or formats.dtype, stored or formats.vae_dtype
     marks = marked_prediction(tensors)
     parts = _Parts(
         tokenizer=tokenizer_from(configs_dir / "tokenizer"),
         text_encoder=text_encoder_from(tensors, family, configs_dir, dtype),
         unet=network_from(UNet2DConditionModel, tensors, configs_dir, "unet", dtype, in_channels=checkpoint.in_channels),
-        vae=network_from(AutoencoderKL, tensors, configs_dir, "vae", formats.vae_dtype),
+        vae=network_from(AutoencoderKL, tensors, configs_dir, "vae", vae_dtype),
         scheduler_config=_scheduler_config(configs_dir) | marks,
         is_prediction_known=family != "sd2" or bool(marks),
     )
@@ -234,16 +242,15 @@ def _scheduler_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device: torch.device) -> UnetComponents:
-    if family == "sdxl" and parts.vae.dtype == torch.float16 and parts.vae.config.force_upcast:
-        parts.vae.to(torch.float32)  # its activations overflow in float16
+def _on_device(checkpoint: Checkpoint, family: UnetFamily, parts: _Parts, device: torch.device, formats: _Formats) -> UnetComponents:
+    vae_dtype = formats.vae_dtype
+    if family == "sdxl" and vae_dtype == torch.float16 and parts.vae.config.force_upcast:
+        vae_dtype = torch.float32  # its activations overflow in float16
     networks = parts.networks
     for network in networks:
-        network.eval().requires_grad_(requires_grad=False).to(device)
-        own_memory(network)
-    # What convolutions read fastest: tensor cores, and CPUs by a tenth or so (`python -m benchmarks.formats`).
-    parts.unet.to(memory_format=torch.channels_last)
-    parts.vae.to(memory_format=torch.channels_last)
+        network.eval().requires_grad_(requires_grad=False)
+        # Channels last is what convolutions read fastest: tensor cores, and CPUs by a tenth or so (`python -m benchmarks.formats`).
+        place(network, device, vae_dtype if network is parts.vae else formats.dtype, channels_last=network in (parts.unet, parts.vae))
     scheduler_config = dict(parts.scheduler_config)
     if checkpoint.prediction_type is not None:
         scheduler_config["prediction_type"] = checkpoint.prediction_type

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
 from weakref import WeakSet
+
+WORTH_RELEASING_BYTES: Final = 2**26
+"""Looking for what lingers of things that left isn't worth the while for less."""
 
 
 class Shelf(Protocol):
@@ -16,12 +21,26 @@ class Shelf(Protocol):
         ...
 
     @property
+    def coming_bytes(self) -> int:
+        """What the things on their way to it will take, as far as that is known."""
+        ...
+
+    @property
     def idle_since(self) -> int | None:
         """When the thing was used that nobody uses and that was used longest ago, by `Memory.now`; None where all are in use."""
         ...
 
+    @property
+    def idle_since_s(self) -> float | None:
+        """The same by `Memory.clock`."""
+        ...
+
     def drop_idlest(self) -> None:
         """Forget that thing."""
+        ...
+
+    def drop_unused(self, since_s: float) -> None:
+        """Forget whatever nobody has used since then, by `Memory.clock`."""
         ...
 
     def take_in(self) -> None:
@@ -32,9 +51,23 @@ class Shelf(Protocol):
 class Memory:
     """What the shelves of one device share. Called from the thread that draws, but for `load_ended`."""
 
-    def __init__(self, budget_bytes: int) -> None:
-        """Things in use stay whatever the budget: a picture in flight can't lose its model."""
+    def __init__(
+        self,
+        budget_bytes: int,
+        *,
+        unload_after_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Things in use stay whatever the budget: a picture in flight can't lose its model.
+
+        What nobody has used for `unload_after_s` leaves, too; 0: it stays. `release` gives back to the system what things that left
+        still hold.
+        """
         self._budget_bytes = budget_bytes
+        self._unload_after_s = unload_after_s
+        self.clock = clock
+        self._release = release
         # Weak, because a model that leaves takes the shelf of its own LoRAs along.
         self._shelves: WeakSet[Shelf] = WeakSet()
         self._uses = 0
@@ -54,11 +87,28 @@ class Memory:
         """To be called when nobody waits for anything: what jobs asked for that were cancelled meanwhile counts from now on."""
         for shelf in list(self._shelves):
             shelf.take_in()
+        if self.expires_in_s == 0:
+            for shelf in list(self._shelves):
+                shelf.drop_unused(self.clock() - self._unload_after_s)
         self.keep_to_budget()
 
+    @property
+    def expires_in_s(self) -> float | None:
+        """Seconds until `take_in` has something to let go because nobody used it for so long; None where nothing will be."""
+        if not self._unload_after_s:
+            return None
+        idle_since_s = min((since_s for one in self._shelves if (since_s := one.idle_since_s) is not None), default=None)
+        return None if idle_since_s is None else max(0.0, idle_since_s + self._unload_after_s - self.clock())
+
+    def make_room(self) -> None:
+        """To be called before something comes that a shelf tells of: idle things leave, and have really left when this returns."""
+        self.keep_to_budget()
+        if self.take_let_go(WORTH_RELEASING_BYTES):
+            self._release()
+
     def keep_to_budget(self) -> None:
-        """Let things leave, from whatever shelf, until the rest fits or is in use."""
-        while sum(one.size_bytes for one in self._shelves) > self._budget_bytes:
+        """Let things leave, from whatever shelf, until the rest and what is coming fits, or all that is left is in use."""
+        while sum(one.size_bytes + one.coming_bytes for one in self._shelves) > self._budget_bytes:
             idle = [(since, one) for one in self._shelves if (since := one.idle_since) is not None]
             if not idle:
                 return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 
@@ -61,4 +61,46 @@ class ModelOf(Protocol[RowT, StepT]):
         ...
 
 
+@runtime_checkable
+class AdvancesTogether(Protocol):
+    """A model that steps the rows of a forward in one operation."""
+
+    def advance_together(self, rows: Sequence[Any], predictions: Sequence[Any]) -> list[Exception | None]:
+        """One step of each row. What kept a row from it, in the rows' order, None where it was taken: one's trouble ends no neighbour's."""
+        ...
+
+
+def advance_each(model: Any, rows: Sequence[Any], predictions: Sequence[Any]) -> list[Exception | None]:
+    """One step of each row, by any model; see AdvancesTogether."""
+    if isinstance(model, AdvancesTogether):
+        return model.advance_together(rows, predictions)
+    troubles: list[Exception | None] = []
+    for row, predicted in zip(rows, predictions, strict=True):
+        try:
+            model.advance(row, predicted)
+        except Exception as error:  # noqa: BLE001 - one row's step must not end its neighbours
+            troubles.append(error)
+        else:
+            troubles.append(None)
+    return troubles
+
+
 Model = ModelOf[Any, Any]
+
+
+@runtime_checkable
+class SharesForwards(Protocol):
+    """A model whose rows share forwards, and at the end decodes."""
+
+    @property
+    def native_px(self) -> tuple[int, int]:
+        """Width and height of the pictures it was trained on."""
+        ...
+
+    def decode_group(self, row: Any) -> Hashable | None:
+        """Finished rows with equal ones may be decoded together; None: this one alone. They must have one model."""
+        ...
+
+    def decode_together(self, rows: Sequence[Any]) -> list[Image.Image]:
+        """The pictures of finished rows of one group, in order; on any thread. Raises where one can't be decoded."""
+        ...

@@ -36,17 +36,28 @@ class _Resident(Generic[ModelT]):
     leases: int = 0
     used_at: int = 0
     """When the last lease was given back, by `Memory.now`."""
+    used_at_s: float = 0.0
+    """The same by `Memory.clock`."""
 
 
 class Residency(Generic[ModelT]):
     """Models by id. Called from one thread; loading happens on another, so that drawing goes on meanwhile."""
 
-    def __init__(self, load: Callable[[str], ModelT], memory: Memory) -> None:
-        """`load` runs on the loading thread. `memory` is what other residencies may share."""
+    def __init__(self, load: Callable[[str], ModelT], memory: Memory, expected_bytes: Callable[[str], int] = lambda _: 0) -> None:
+        """`load` runs on the loading thread. `memory` is what other residencies may share.
+
+        `expected_bytes` tells before a model's first load what it will take, 0 where that isn't known: what is idle makes room for so much.
+        """
         self._load = load
         self._memory = memory
+        self._expected_bytes = expected_bytes
         self._resident: dict[str, _Resident[ModelT]] = {}
         self._loading: dict[str, Future[ModelT]] = {}
+        self._coming_bytes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        """What models took that were in memory once."""
+        self.wanted: frozenset[str] = frozenset()
+        """Models somebody waits for; they stay like those in use, for a load that evicts what is asked for next helps nobody."""
         self._loader = PassingThread("sdapi-loader")
         self._load_s: dict[str, float] = {}
         self._state = ModelsInMemory()
@@ -67,14 +78,30 @@ class Residency(Generic[ModelT]):
         return sum(resident.model.size_bytes for resident in self._resident.values())
 
     @property
+    def coming_bytes(self) -> int:
+        """See Shelf."""
+        return sum(self._coming_bytes.values())
+
+    @property
     def idle_since(self) -> int | None:
         """See Shelf."""
-        return min((resident.used_at for resident in self._resident.values() if not resident.leases), default=None)
+        return min((resident.used_at for resident in self._idle.values()), default=None)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See Shelf."""
+        return min((resident.used_at_s for resident in self._idle.values()), default=None)
 
     def drop_idlest(self) -> None:
         """See Shelf."""
-        idle = {model_id: resident.used_at for model_id, resident in self._resident.items() if not resident.leases}
-        self._drop(min(idle, key=idle.__getitem__))
+        idle = self._idle
+        self._drop(min(idle, key=lambda model_id: idle[model_id].used_at))
+
+    def drop_unused(self, since_s: float) -> None:
+        """See Shelf."""
+        for model_id, resident in self._idle.items():
+            if resident.used_at_s <= since_s:
+                self._drop(model_id)
 
     def take_in(self) -> None:
         """See Shelf."""
@@ -82,7 +109,7 @@ class Residency(Generic[ModelT]):
             if future.done():
                 with suppress(Exception):  # logged nowhere, because nobody wants it any more; whoever asks next has it tried again
                     self._collect(model_id)
-                    self._resident[model_id].used_at = self._memory.now()
+                    self._note_use(self._resident[model_id])
 
     def lease(self, model_id: str) -> ModelT | None:
         """The model, kept until `release`; None while it is being loaded. Raises what loading it raised, once per attempt."""
@@ -91,6 +118,9 @@ class Residency(Generic[ModelT]):
         if resident is None:
             if model_id not in self._loading:
                 self._memory.add(self)
+                # Before the load, so that no more than the budget is ever taken, as far as that can be told.
+                self._coming_bytes[model_id] = self._sizes.get(model_id) or self._expected_bytes(model_id)
+                self._memory.make_room()
                 self._loading[model_id] = self._loader.submit(self._timed_load, model_id)
                 self._loading[model_id].add_done_callback(lambda _: self._memory.load_ended())
                 self._publish(begun=model_id)
@@ -103,7 +133,7 @@ class Residency(Generic[ModelT]):
     def release(self, model_id: str) -> None:
         """Give one lease back."""
         self._resident[model_id].leases -= 1
-        self._resident[model_id].used_at = self._memory.now()
+        self._note_use(self._resident[model_id])
         self._memory.keep_to_budget()
 
     def evict_idle(self) -> int:
@@ -120,6 +150,15 @@ class Residency(Generic[ModelT]):
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._resident.clear()
         self._loading.clear()
+        self._coming_bytes.clear()
+
+    @property
+    def _idle(self) -> dict[str, _Resident[ModelT]]:
+        return {model_id: resident for model_id, resident in self._resident.items() if not resident.leases and model_id not in self.wanted}
+
+    def _note_use(self, resident: _Resident[ModelT]) -> None:
+        resident.used_at = self._memory.now()
+        resident.used_at_s = self._memory.clock()
 
     def _timed_load(self, model_id: str) -> ModelT:
         started = time.monotonic()
@@ -134,8 +173,11 @@ class Residency(Generic[ModelT]):
         if future is None or not future.done():
             return False
         del self._loading[model_id]
+        self._coming_bytes.pop(model_id, None)
         try:
-            self._resident[model_id] = _Resident(future.result())
+            model = future.result()
+            self._resident[model_id] = _Resident(model)
+            self._sizes[model_id] = model.size_bytes
         finally:
             self._publish()
         return True
@@ -156,4 +198,5 @@ class Residency(Generic[ModelT]):
             resident=frozenset(self._resident),
             loading={model_id: at for model_id, at in since.items() if model_id in self._loading},
             load_s=dict(self._load_s),
+            resident_bytes=self.size_bytes,
         )

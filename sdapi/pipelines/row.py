@@ -11,10 +11,10 @@ from torch import Tensor
 from sdapi.domain.windows import window_starts
 
 from .controlnets import Control
-from .halves import Half, Weighted, Words, guided, halves_of
+from .halves import Half, Weighted, Words, guidance_of, halves_of
 from .inpainting import LatentBlend, PixelPaste
 from .loras import Applied
-from .samplers import Sampler
+from .planned_samplers import AnySampler
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class NextPhase:
     """How a row goes on when its sampler has finished, instead of being decoded (`highres.py`)."""
 
     key: BatchKey
-    sampler: Sampler
+    sampler: AnySampler
     controls: tuple[Control, ...] = ()
 
 
@@ -66,7 +66,7 @@ class Row:
     key: BatchKey
     latents: Tensor
     """(1, 4, height_px / 8, width_px / 8), in the model's dtype, on its device."""
-    sampler: Sampler
+    sampler: AnySampler
     generator: torch.Generator
     """The row's own, on the CPU, seeded by the picture's seed: noise never depends on neighbours or device."""
     prompts: tuple[Weighted, ...]
@@ -99,10 +99,10 @@ class Row:
         """What the UNet is told in each of the row's samples, in their order."""
         return halves_of(self.prompts, self.negative, has_perturbed=self.perturbation_scale is not None)
 
-    def guided(self, predicted: Tensor) -> Tensor:
-        """The noise prediction (1, 4, h, w) that the predictions (halves, 4, h, w) for the row's halves add up to."""
-        return guided(
-            predicted,
+    @property
+    def guidance(self) -> list[float]:
+        """How often the prediction for each of the row's halves counts in the noise prediction that the row is stepped by."""
+        return guidance_of(
             self.prompts,
             has_negative=self.negative is not None,
             guidance_scale=self.guidance_scale,

@@ -1,11 +1,11 @@
-"""Looks at finished pictures beside the drawing: the checker comes when it is first needed, and has a thread of its own."""
+"""Looks at finished pictures beside the drawing: the checker comes when it is first needed, and has a thread while it looks."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from sdapi.domain.errors import SdapiError
 from sdapi.domain.safety import NO_CHECKER
 
 from .memory import Memory
+from .passing_thread import PassingThread
 from .residency import Residency
 from .safety import SafetyChecker, read_checker
 
@@ -62,7 +63,7 @@ class SafetyStage:
         self._waiting: list[tuple[Question, str]] = []
         """Those whose checker, named beside them, is not in memory yet."""
         self._looks: list[_Look] = []
-        self._looking = ThreadPoolExecutor(1, thread_name_prefix="sdapi-safety")
+        self._looking = PassingThread("sdapi-safety")
 
     @classmethod
     def empty(cls, memory: Memory) -> SafetyStage:

@@ -1,4 +1,4 @@
-"""Samplers by name: a new diffusers scheduler object for every row, because they keep state.
+"""Samplers by name: diffusers' scheduler objects, each for one row or for the making of one plan (`plan_probing.py`): they keep state.
 
 Most names are classes of diffusers and are that class. Five are drawn by another, because theirs needs a loop of its own, knows no
 way from noise to picture, or needs another library:
@@ -78,14 +78,13 @@ class Sampler:
         self.scheduler: Any = scheduler_class.from_config(_settings(config, scheduler_class, wanted, steps=steps))
         self.scheduler.set_timesteps(steps, device="cpu")
         order = int(self.scheduler.order)
-        first = 0
-        if strength is not None:
-            first = max(steps - max(int(steps * strength), 1), 0)
-            if hasattr(self.scheduler, "set_begin_index"):
-                self.scheduler.set_begin_index(first * order)
+        first = steps_skipped(steps, strength)
+        if strength is not None and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(first * order)
         self.timesteps: Tensor = self.scheduler.timesteps[first * order :]
         self.position = 0
-        self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        self.takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        """Whether a step may draw noise."""
 
     @property
     def finished(self) -> bool:
@@ -112,18 +111,13 @@ class Sampler:
         scaled: Tensor = self.scheduler.scale_model_input(latents, self.timestep)
         return scaled
 
-    def denoised(self, predicted: Tensor, latents: Tensor) -> Tensor:
-        """The clean latents that `predicted`, made at the current timestep, points to. To look at: the sampler doesn't move by it."""
-        # Every scheduler scales the model's input to the variance-preserving form, whichever form it keeps its latents in.
-        noisy = self.model_input(latents)
-        signal = self._kept_signal()
-        keep, noise = math.sqrt(signal), math.sqrt(1 - signal)
-        kind = str(self.scheduler.config.prediction_type)
-        if kind == "sample":
-            return predicted
-        return keep * noisy - noise * predicted if kind == "v_prediction" else (noisy - noise * predicted) / keep
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet's predictions are to this sampler: `epsilon`, `v_prediction` or `sample`."""
+        return str(self.scheduler.config.prediction_type)
 
-    def _kept_signal(self) -> float:
+    @property
+    def kept_signal(self) -> float:
         """The cumulated alpha at the current timestep; those of Karras sigmas may lie between two that were trained."""
         alphas = self.scheduler.alphas_cumprod
         at = min(max(float(self.timestep), 0.0), len(alphas) - 1.0)
@@ -131,12 +125,30 @@ class Sampler:
         above = min(below + 1, len(alphas) - 1)
         return float(alphas[below]) * (1 - share) + float(alphas[above]) * share
 
+    def denoised(self, predicted: Tensor, latents: Tensor) -> Tensor:
+        """The clean latents that `predicted`, made at the current timestep, points to. To look at: the sampler doesn't move by it."""
+        # Every scheduler scales the model's input to the variance-preserving form, whichever form it keeps its latents in.
+        return clean_latents(predicted, self.model_input(latents), self.prediction_type, self.kept_signal)
+
     def advance(self, predicted: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Latents after the current timestep; moves on to the next."""
-        extra = {"generator": generator} if self._takes_generator else {}
+        extra = {"generator": generator} if self.takes_generator else {}
         stepped: Tensor = self.scheduler.step(predicted, self.timestep, latents, return_dict=False, **extra)[0]
         self.position += 1
         return stepped
+
+
+def clean_latents(predicted: Tensor, noisy: Tensor, prediction_type: str, kept_signal: float) -> Tensor:
+    """The clean latents that a prediction for `noisy` ones of unit variance points to; `kept_signal` is the cumulated alpha there."""
+    keep, noise = math.sqrt(kept_signal), math.sqrt(1 - kept_signal)
+    if prediction_type == "sample":
+        return predicted
+    return keep * noisy - noise * predicted if prediction_type == "v_prediction" else (noisy - noise * predicted) / keep
+
+
+def steps_skipped(steps: int, strength: float | None) -> int:
+    """Of `steps`, those before the start; see Sampler."""
+    return 0 if strength is None else max(steps - max(int(steps * strength), 1), 0)
 
 
 def _settings(config: Mapping[str, Any], scheduler_class: Any, wanted: Mapping[str, Any], *, steps: int) -> dict[str, Any]:

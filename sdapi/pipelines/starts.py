@@ -16,8 +16,8 @@ from torch import Tensor
 from .inpainting import LatentBlend, latent_mask, pixel_mask
 from .latent_space import encoded
 from .loader import UnetComponents
+from .planned_samplers import AnySampler
 from .row import BatchKey
-from .samplers import Sampler
 
 _LATENT_SCALE = 8
 
@@ -49,7 +49,7 @@ class Starts:
         self.is_shown_masks: bool = parts.unet.config.in_channels == _INPAINTING_CHANNELS
         """Whether all of the model's rows start as those of inpainting do."""
 
-    def plain(self, key: BatchKey, sampler: Sampler, generator: torch.Generator, init_image: Image.Image | None, vae: Any) -> Start:
+    def plain(self, key: BatchKey, sampler: AnySampler, generator: torch.Generator, init_image: Image.Image | None, vae: Any) -> Start:
         """As diffusers' pipelines for words, and for words and a picture, begin."""
         shape = (1, 4, key.latent_height, key.latent_width)
         if init_image is None:
@@ -63,7 +63,7 @@ class Starts:
     def inpainting(
         self,
         key: BatchKey,
-        sampler: Sampler,
+        sampler: AnySampler,
         generator: torch.Generator,
         init_image: Image.Image | None,
         mask_image: Image.Image | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -57,3 +57,5 @@ class Ticket:
     done: Callable[[Result], None]
     mask_image: Image.Image | None = None
     control_image: Image.Image | None = None
+    client: Hashable = None
+    """Whose it is: the device is shared fairly among clients."""

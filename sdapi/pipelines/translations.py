@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
 
@@ -13,6 +13,7 @@ from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Tx
 from sdapi.domain.prompt_words import PromptPiece, together
 
 from .memory import Memory
+from .passing_thread import PassingThread
 from .residency import Residency
 from .translator import Translator, read_translator
 
@@ -42,10 +43,9 @@ class Translations:
         self._known: dict[str, InstalledTranslator] = {}
         self._residency: Residency[Translator] = Residency(self._read, memory)
         self._jobs: dict[int, _Translation] = {}
+        self._threads = torch.get_num_threads()
         # One at a time: a second beside it would only take the drawing's cores.
-        self._worker = ThreadPoolExecutor(
-            1, thread_name_prefix="sdapi-translator", initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
-        )
+        self._worker = PassingThread("sdapi-translator")
 
     def in_english(self, job_id: int, request: Drawing) -> Drawing | None:
         """The request as it is to be drawn; None while it is being translated, of which `Memory.wait_for_load` tells the end.
@@ -65,7 +65,7 @@ class Translations:
                 raise
             if translator is None:
                 return None
-            job.future = self._worker.submit(_translated, request, translator)
+            job.future = self._worker.submit(self._translated, request, translator)
             job.future.add_done_callback(lambda _: self._memory.load_ended())
         if not job.future.done():
             return None
@@ -103,6 +103,10 @@ class Translations:
         key = f"{translator_id}, {installed[translator_id].version}"
         self._known[key] = installed[translator_id]
         return key
+
+    def _translated(self, request: Drawing, translator: Translator) -> Drawing:
+        torch.set_num_threads(self._threads)  # of this thread, which knows of no choice made on another
+        return _translated(request, translator)
 
     def _read(self, key: str) -> Translator:
         return read_translator(self._known[key], device=self._device, dtype=self._dtype)

@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from sdapi.db.tables import JobRow
 from sdapi.domain.job import JobStatus
+from sdapi.engine.local import LocalEngine
 from sdapi.jobs.retention import Retention
 
 from .running import Running, eventually, running, settings_for
@@ -154,3 +155,16 @@ async def test_health_and_readiness_tell_the_reason_when_not(tmp_path: Path) -> 
     async with running(settings_for(tmp_path, default_model="gone")) as server:
         ready = await server.stranger.get("/readyz")
         assert (ready.status_code, "gone" in ready.text) == (503, True)
+
+
+async def test_a_server_is_ready_once_what_is_preloaded_is_there_and_an_unknown_model_holds_nothing_back(tmp_path: Path) -> None:
+    async with running(settings_for(tmp_path, preload=("gone", "demo"))) as server:
+        while (ready := await server.stranger.get("/readyz")).status_code != 200:
+            (reason,) = ready.json()["reasons"]
+            assert reason.startswith("being loaded: ")
+            assert (await server.stranger.get("/healthz")).status_code == 200, "it must not be restarted over this"
+            await asyncio.sleep(0.02)
+        engine = server.services.engine
+        assert isinstance(engine, LocalEngine)
+        assert await engine.load_s("demo") == 0
+        assert (await server.drawn())["status"] == "success"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -15,11 +15,14 @@ from sdapi.catalog.safety import SafetyCheckers
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.controlnets import ControlNetwork
+from sdapi.pipelines.decoding import DecodingStage
 from sdapi.pipelines.families.unet import UnetModel
+from sdapi.pipelines.flights import Ending
 from sdapi.pipelines.loader import UnetComponents, load_checkpoint
 from sdapi.pipelines.loop import DrawingLoop
 from sdapi.pipelines.memory import Memory
 from sdapi.pipelines.models import Model
+from sdapi.pipelines.pacing import Pacing
 from sdapi.pipelines.residency import Residency
 from sdapi.pipelines.safety_stage import SafetyStage
 from sdapi.pipelines.tickets import Pictures, Result, Ticket
@@ -79,6 +82,8 @@ class Studio:
         max_batch_rows: int = 16,
         upscalers: Mapping[str, Upscaler] | None = None,
         safety: SafetyCheckers | None = None,
+        pacing: Pacing | None = None,
+        decoding_beside: Callable[[Callable[[], None]], DecodingStage[Ending]] | None = None,
     ) -> None:
         self.models = models or {"demo": UnetModel("demo", demo_parts())}
         memory = Memory(2**40)
@@ -92,6 +97,8 @@ class Studio:
             max_batch_rows=max_batch_rows,
             control_nets=nets,
             safety=SafetyStage(safety, memory, device=torch.device("cpu")),
+            pacing=pacing,
+            decoding_beside=decoding_beside,
         )
         self.asked: list[Asked] = []
         self.order: list[str] = []

@@ -298,7 +298,7 @@ def test_folders_and_single_files_load_to_the_same_net(tmp_path: Path) -> None:
     (tmp_path / "configs" / "controlnet" / "config.json").write_text((tmp_path / "folder" / "config.json").read_text())
     pictures = []
     for net in (
-        ControlNetwork("one", network),
+        ControlNetwork("one", network.to(memory_format=torch.channels_last)),
         loaded_from(tmp_path / "folder"),
         loaded_from(tmp_path / "net.safetensors", tmp_path / "configs"),
     ):

@@ -128,7 +128,8 @@ def test_a_preview_that_fails_costs_the_look_only() -> None:
     looker = Looker(studio)
     job = looked_at(studio, looker, steps=4)
     studio.draw()
-    assert looker.seen == [None] * 4
+    assert looker.seen[:3] == [None] * 3
+    assert looker.seen[3] == job.image, "after its last step it is decoded: then the finished picture is shown"
     assert job.image.tobytes() == draw_alone(a_request(steps=4)).tobytes()
 
 

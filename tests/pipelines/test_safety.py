@@ -142,6 +142,20 @@ def test_a_replaced_checker_is_read_anew_and_a_damaged_one_is_told_to_each_who_a
     stage.close()
 
 
+def test_no_thread_outlives_its_look_at_a_picture(tmp_path: Path) -> None:
+    install_checker(tmp_path, [red()], [blue()])
+    stage = SafetyStage(SafetyCheckers(tmp_path), Memory(2**30), device=CPU)
+    assert answers(stage, (red(),)) == [(True,)]
+    for thread in ours():
+        thread.join(10)
+    assert ours() == []
+    stage.close()
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name in ("sdapi-safety", "sdapi-loader")]
+
+
 def test_whoever_still_waits_is_answered_when_it_closes(tmp_path: Path) -> None:
     install_checker(tmp_path, [red()], [blue()])
     stage = SafetyStage(SafetyCheckers(tmp_path), Memory(2**30), device=CPU)

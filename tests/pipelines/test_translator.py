@@ -123,6 +123,18 @@ def test_the_translator_leaves_when_others_need_the_memory_and_comes_back(models
         assert opened.clear() > 2**20
 
 
+def test_no_thread_outlives_what_it_translated(models_dir: Path) -> None:
+    with translations(models_dir) as opened:
+        in_english(opened, 1, a_french_request())
+        for thread in ours():
+            thread.join(10)
+        assert ours() == []
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name in ("sdapi-translator", "sdapi-loader")]
+
+
 def test_a_job_that_is_cancelled_meanwhile_leaves_nothing_behind(models_dir: Path) -> None:
     with translations(models_dir) as opened:
         in_english(opened, 1, a_french_request())

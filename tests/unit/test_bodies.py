@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 
 import pytest
@@ -163,3 +164,31 @@ async def test_a_body_that_announces_far_too_much_is_not_read_at_all() -> None:
 async def test_a_body_of_exactly_the_limit_is_read() -> None:
     body = b'{"a": 1}'.ljust(MAX)
     assert await read(body) == {"a": 1}
+
+
+class LargeBody:
+    """A JSON object with one long text, made piece by piece as it arrives."""
+
+    def __init__(self, pieces: int, piece_bytes: int) -> None:
+        self._pieces = [b'{"init_image": "', *[b""] * pieces, b'"}']
+        self._piece_bytes = piece_bytes
+        self._taken = 0
+
+    async def __call__(self) -> Message:
+        piece = self._pieces[self._taken] or b"A" * self._piece_bytes
+        self._taken += 1
+        return {"type": "http.request", "body": piece, "more_body": self._taken < len(self._pieces)}
+
+
+async def test_a_large_body_is_never_there_more_than_twice() -> None:
+    """As it came and as text; then as text and as fields."""
+    size = 128 * 2**16
+    request = Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}, LargeBody(128, 2**16))
+    tracemalloc.start()
+    try:
+        fields = await read_body(request, max_body_bytes=2 * size)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fields == {"init_image": "A" * size}
+    assert peak < 2.5 * size

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
-from PIL import Image
 
 from sdapi.domain.generation import ControlNet, Img2Img, SchedulerName, Txt2Img, Upscale
-from sdapi.png import Hashes, encode_png, parameters_text, upscaling_text
+from sdapi.png import Hashes, parameters_text, upscaling_text
 
 
 def a_request(**changes: object) -> Txt2Img:
@@ -17,12 +15,6 @@ def a_request(**changes: object) -> Txt2Img:
 
 def text_of(request: Txt2Img | Img2Img | ControlNet, model: str = "demo", hashes: Hashes | None = None) -> str:
     return parameters_text(request, seed=request.seed, model=model, hashes=hashes or Hashes())
-
-
-def reread(png: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(png))
-    image.load()
-    return image
 
 
 def test_everything_about_a_picture_is_written_in_the_order_of_a1111() -> None:
@@ -134,25 +126,3 @@ def test_line_breaks_in_prompts_stay_and_the_last_line_is_the_pairs() -> None:
 @pytest.mark.parametrize("model", ["one, two", "a:b", 'a, "b"', "ein\nname"])
 def test_a_value_that_would_break_the_line_is_quoted(model: str) -> None:
     assert f", Model: {json.dumps(model)}, Version: sdapi" in text_of(a_request(), model=model)
-
-
-@pytest.mark.parametrize("text", ["a cat\nSteps: 20", "größer", "eine Katze, 猫, 🐈", ""])
-def test_the_text_comes_back_from_the_file_as_it_was(text: str) -> None:
-    assert reread(encode_png(Image.new("RGB", (8, 8)), text)).info["parameters"] == text
-
-
-@pytest.mark.parametrize(("text", "kept"), [("a\0b", "ab"), ("a\ud800b", "a?b")])
-def test_what_a_text_chunk_cannot_hold_does_not_lose_the_picture(text: str, kept: str) -> None:
-    assert reread(encode_png(Image.new("RGB", (8, 8)), text)).info["parameters"] == kept
-
-
-def test_the_pixels_come_back_exactly() -> None:
-    image = Image.radial_gradient("L").convert("RGB")
-    assert reread(encode_png(image, None)).tobytes() == image.tobytes()
-
-
-def test_without_parameters_the_file_tells_nothing() -> None:
-    image = Image.new("RGB", (8, 8))
-    image.info["icc_profile"] = b"from elsewhere"
-    image.info["comment"] = "secret"
-    assert reread(encode_png(image, None)).info == {}

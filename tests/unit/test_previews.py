@@ -46,6 +46,9 @@ class Easel:
     def room(self) -> int:
         return 0
 
+    def preloading(self) -> tuple[str, ...]:
+        return ()
+
     def problem(self) -> str | None:
         return None
 

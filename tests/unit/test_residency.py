@@ -140,3 +140,122 @@ def test_what_came_in_vain_counts_and_what_failed_in_vain_is_tried_again() -> No
     assert [model.name for model in residency.models] == ["b"], "one of the two had to leave"
     assert leased(residency, "bad").name == "bad"
     residency.close()
+
+
+@dataclass
+class Peak:
+    """Loads ten bytes a time, and notes how much was in memory at most."""
+
+    budget_bytes: int
+    most_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.budget_bytes)
+        self.residency: Residency[Weights] = Residency(self.load, self.memory, expected_bytes=lambda _: 10)
+
+    def load(self, name: str) -> Weights:
+        self.most_bytes = max(self.most_bytes, self.residency.size_bytes + 10)
+        return Weights(name)
+
+
+def test_what_is_idle_leaves_before_what_does_not_fit_beside_it_is_loaded() -> None:
+    peak = Peak(budget_bytes=25)
+    for name in ("a", "b", "c", "a", "b", "c"):
+        leased(peak.residency, name)
+        peak.residency.release(name)
+    assert peak.most_bytes == 20
+    assert len(peak.residency.models) == 2, "as much stays as fits"
+    peak.residency.close()
+
+
+def test_what_is_in_use_does_not_make_room() -> None:
+    peak = Peak(budget_bytes=15)
+    kept = leased(peak.residency, "a")
+    leased(peak.residency, "b")
+    assert peak.residency.lease("a") is kept
+    assert peak.most_bytes == 20
+    peak.residency.close()
+
+
+def test_what_somebody_waits_for_does_not_make_room_either() -> None:
+    peak = Peak(budget_bytes=15)
+    kept = leased(peak.residency, "a")
+    peak.residency.release("a")
+    peak.residency.wanted = frozenset({"a", "b"})
+    leased(peak.residency, "b")
+    assert peak.residency.lease("a") is kept
+    peak.residency.close()
+
+
+def test_what_left_is_given_back_to_the_system_before_the_load_begins() -> None:
+    told: list[str] = []
+    memory = Memory(0, release=lambda: told.append("released"))
+
+    def load(name: str) -> Weights:
+        told.append(f"load {name}")
+        return Weights(name, 2**27)
+
+    residency = Residency(load, memory, expected_bytes=lambda _: 2**27)
+    for name in ("a", "b"):
+        leased(residency, name)
+        residency.wanted = frozenset({name})
+        residency.release(name)
+        residency.wanted = frozenset()
+    assert told == ["load a", "released", "load b"]
+    residency.close()
+
+
+def test_a_second_load_reckons_with_what_the_model_took_before_and_not_with_its_files() -> None:
+    memory = Memory(30)
+    residency = Residency(lambda name: Weights(name, 20 if name == "large" else 10), memory, expected_bytes=lambda _: 1)
+    for name in ("large", "a", "b"):
+        leased(residency, name)
+        residency.release(name)
+    assert {model.name for model in residency.models} == {"a", "b"}
+    assert residency.lease("large") is None
+    assert [model.name for model in residency.models] == ["b"], "the older one left when loading began"
+    leased(residency, "large")
+    residency.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_what_nobody_has_used_for_long_enough_leaves_and_what_is_in_use_stays() -> None:
+    clock = Clock()
+    memory = Memory(100, unload_after_s=60, clock=clock)
+    residency = Residency(Weights, memory)
+    for name in ("idle", "used later", "in use"):
+        leased(residency, name)
+    assert memory.expires_in_s is None, "all are in use"
+    residency.release("idle")
+    clock.now_s += 40
+    residency.release("used later")
+    assert memory.expires_in_s == 20
+    clock.now_s += 20
+    assert memory.expires_in_s == 0
+    memory.take_in()
+    assert {model.name for model in residency.models} == {"used later", "in use"}
+    assert memory.expires_in_s == 40
+    clock.now_s += 1000
+    memory.take_in()
+    assert [model.name for model in residency.models] == ["in use"]
+    residency.close()
+
+
+def test_without_a_limit_nothing_leaves_for_being_old() -> None:
+    clock = Clock()
+    memory = Memory(100, clock=clock)
+    residency = Residency(Weights, memory)
+    leased(residency, "a")
+    residency.release("a")
+    clock.now_s += 10**9
+    assert memory.expires_in_s is None
+    memory.take_in()
+    assert len(residency.models) == 1
+    residency.close()

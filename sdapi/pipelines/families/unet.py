@@ -6,11 +6,10 @@ so that a lone row gives their picture for the same seed (`tests/pipelines/test_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,27 +20,33 @@ from sdapi.domain.highres import STRENGTH
 from sdapi.pipelines.additions import AdditionShelves
 from sdapi.pipelines.control_hints import controls_of
 from sdapi.pipelines.controlnets import Control, ControlNetwork, Sample, joint_residuals
+from sdapi.pipelines.forward_inputs import ForwardInputs, conditions_of, forward
+from sdapi.pipelines.forwards import ForwardOptions, forwards_of
 from sdapi.pipelines.halves import Half, Words
-from sdapi.pipelines.highres import enter_next_phase, first_drawing
+from sdapi.pipelines.highres import first_drawing
 from sdapi.pipelines.inpainting import pixel_paste
-from sdapi.pipelines.latent_space import decoded
+from sdapi.pipelines.joint_guidance import guided_together
+from sdapi.pipelines.joint_steps import advance_rows
 from sdapi.pipelines.leases import Held, HeldTogether
 from sdapi.pipelines.loader import UnetComponents
 from sdapi.pipelines.loras import Applied, applied
 from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.panorama import decoded_in_the_round, predict_in_windows, window_of
+from sdapi.pipelines.panorama import predict_in_windows, window_of
 from sdapi.pipelines.perturbed_attention import perturbation_scale, perturbed
+from sdapi.pipelines.plan_cache import Plans
+from sdapi.pipelines.planned_samplers import AnySampler
 from sdapi.pipelines.prompts import PromptEncoder
 from sdapi.pipelines.row import BatchKey, NextPhase, Row
-from sdapi.pipelines.samplers import Sampler
 from sdapi.pipelines.starts import Starts
+from sdapi.pipelines.text_keys import text_keys_of
 from sdapi.pipelines.token_merging import merging
 from sdapi.pipelines.trained_maps.shelf import AnnotatorShelf
+from sdapi.pipelines.unet_decoding import UnetDecoder
 
 _LATENT_SCALE = 8
 _LATENT_CHANNELS = 4
-_PREVIEW_LATENTS = 32
-"""Longest side of what a preview decodes (256 px): enough to see what it becomes, and little work beside a step."""
+_USUAL_LATENTS = 64
+"""Side of what models were trained on that don't say it: Stable Diffusion 1's."""
 
 
 class UnetModel:
@@ -54,10 +59,11 @@ class UnetModel:
         assets: Assets | None = None,
         memory: Memory | None = None,
         annotators: AnnotatorShelf | None = None,
+        forwarding: ForwardOptions | None = None,
     ) -> None:
         """`assets` are what requests may add to the model; None: nothing. They share `memory` with all models; None: no limit.
 
-        `annotators` are shared by all models; None: there are none.
+        `annotators` are shared by all models; None: there are none. `forwarding` is how the UNet is run; None: as it is by default.
         """
         self._id = model_id
         self._parts = parts
@@ -73,6 +79,13 @@ class UnetModel:
         self._annotators = annotators or AnnotatorShelf.empty(self._device)
         self._dtype: torch.dtype = parts.unet.dtype
         self._starts = Starts(parts)
+        self._decoder = UnetDecoder(parts.vae)
+        self._plans = Plans(parts.scheduler_config)
+        options = forwarding or ForwardOptions()
+        self._is_deterministic = options.is_deterministic
+        # Prompts that don't fit its memory are told as tokens, which depends on the neighbours.
+        self._text_keys = None if options.is_deterministic else text_keys_of(parts.unet)
+        self._forwards = forwards_of(parts.unet, options)
 
     @property
     def size_bytes(self) -> int:
@@ -161,9 +174,8 @@ class UnetModel:
             row.next_phase = NextPhase(key, self._sampler(request, STRENGTH), leads)
         return rows
 
-    def _sampler(self, request: Txt2Img | Img2Img | Inpaint | ControlNet, strength: float | None) -> Sampler:
-        return Sampler(
-            self._parts.scheduler_config,
+    def _sampler(self, request: Txt2Img | Img2Img | Inpaint | ControlNet, strength: float | None) -> AnySampler:
+        return self._plans.sampler(
             request.scheduler,
             steps=request.steps,
             strength=strength,
@@ -179,6 +191,9 @@ class UnetModel:
         """
         if rows[0].window is not None:
             return predict_in_windows(rows, self.predict)
+        is_plain = all(_is_plain(row) for row in rows)
+        if self._is_deterministic and not is_plain and len(rows) > 1:
+            return self._predict_apart(rows)
         inputs: list[Tensor] = []
         halves: list[Half] = []
         times: list[float] = []
@@ -195,68 +210,80 @@ class UnetModel:
                 loras.append(row.loras)
                 samples.append(Sample(row.controls, half.is_unconditional))
         timesteps = torch.tensor(times, device=self._device, dtype=torch.float32)
-        together, words = torch.cat(inputs).to(self._dtype), torch.stack([half.words.context for half in halves])
-        conditions = self._added_conditions(halves, together)
-        # Control nets know nothing of the channels in which inpainting models are shown masks.
-        levels = joint_residuals(samples, together[:, :_LATENT_CHANNELS], timesteps, words, conditions)
-        led = {} if levels is None else {"down_block_additional_residuals": levels[:-1], "mid_block_additional_residual": levels[-1]}
-        alone = [place for place, half in enumerate(halves) if half.is_perturbed]
-        with applied(self._parts.unet, "unet", loras), perturbed(self._parts.unet, alone), merging(self._parts.unet, rows[0].key):
-            output: Tensor = self._parts.unet(together, timesteps, words, added_cond_kwargs=conditions, **led, return_dict=False)[0]
-        predictions: list[Tensor] = []
-        at = 0
-        for row in rows:
-            end = at + len(row.halves)
-            predictions.append(row.guided(output[at:end].float()))
-            at = end
-        return predictions
+        together, words = torch.cat(inputs).to(self._dtype), [half.words for half in halves]
+        keys = None if self._text_keys is None else self._text_keys.of(words, loras)
+        context = torch.stack([each.context for each in words]) if keys is None else keys
+        told = ForwardInputs(together, timesteps, context, *conditions_of(words, together))
+        if is_plain:
+            output = self._forwards.predict(told)
+        else:
+            led = self._led(samples, told, words)
+            alone = [place for place, half in enumerate(halves) if half.is_perturbed]
+            with applied(self._parts.unet, "unet", loras), perturbed(self._parts.unet, alone), merging(self._parts.unet, rows[0].key):
+                output = forward(self._parts.unet, told, led)
+        return guided_together(rows, output)
 
-    def _added_conditions(self, halves: Sequence[Half], inputs: Tensor) -> dict[str, Tensor] | None:
-        """What Stable Diffusion XL is told of each sample beside its tokens: the pooled prompt, and that the picture was never cropped."""
-        pooled = [half.words.pooled for half in halves if half.words.pooled is not None]
-        if not pooled:
-            return None
-        height, width = (side * _LATENT_SCALE for side in inputs.shape[-2:])
-        sizes = inputs.new_tensor([height, width, 0, 0, height, width])
-        return {"text_embeds": torch.stack(pooled), "time_ids": sizes.expand(len(pooled), -1)}
+    def _predict_apart(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Those that share a forward by themselves: what is laid over one works on some of its samples, whose number would show."""
+        plain = [row for row in rows if _is_plain(row)]
+        shared = iter(self.predict(plain) if plain else ())
+        return [next(shared) if _is_plain(row) else self.predict([row])[0] for row in rows]
+
+    def _led(self, samples: Sequence[Sample], told: ForwardInputs, words: Sequence[Words]) -> dict[str, Any]:
+        """What control nets add to the forward, by its names in diffusers."""
+        if not any(sample.controls for sample in samples):
+            return {}
+        context = torch.stack([each.context for each in words])
+        # Control nets know nothing of the channels in which inpainting models are shown masks.
+        levels = joint_residuals(samples, told.latents[:, :_LATENT_CHANNELS], told.timesteps, context, told.conditions)
+        if levels is None:
+            return {}
+        return {"down_block_additional_residuals": levels[:-1], "mid_block_additional_residual": levels[-1]}
 
     @torch.inference_mode()
     def advance(self, row: Row, predicted: Tensor) -> None:
         """One denoising step of one row."""
-        row.latents = row.sampler.advance(predicted, row.latents, row.generator)
-        if row.blend is not None:
-            row.latents = row.blend.blended(row.latents, row.sampler)
-        if row.next_phase is not None and row.sampler.finished:
-            enter_next_phase(row)
+        (trouble,) = advance_rows([row], [predicted])
+        if trouble is not None:
+            raise trouble
 
     @torch.inference_mode()
+    def advance_together(self, rows: Sequence[Row], predictions: Sequence[Tensor]) -> list[Exception | None]:
+        """See AdvancesTogether."""
+        return advance_rows(rows, predictions)
+
+    @property
+    def native_px(self) -> tuple[int, int]:
+        """See SharesForwards."""
+        trained = self._parts.unet.config.get("sample_size") or _USUAL_LATENTS
+        height, width = (trained, trained) if isinstance(trained, int) else trained
+        return width * _LATENT_SCALE, height * _LATENT_SCALE
+
     def decode(self, row: Row) -> Image.Image:
         """The finished row's picture, RGB. Raises ArithmeticError when the latents are not numbers any more."""
-        if not torch.isfinite(row.latents).all():
-            raise ArithmeticError("the latents overflowed")
-        if row.window is not None:
-            return decoded_in_the_round(row.latents, lambda latents: self._decoded(latents, row.vae))
-        drawn = self._decoded(row.latents, row.vae)
-        return drawn if row.paste is None else row.paste.pasted(drawn)
+        return self._decoder.decode(row)
 
-    @torch.inference_mode()
+    def decode_group(self, row: Row) -> Hashable | None:
+        """See SharesForwards."""
+        # Together they are decoded a little differently, as they are drawn.
+        return None if self._is_deterministic else self._decoder.group(row)
+
+    def decode_together(self, rows: Sequence[Row]) -> list[Image.Image]:
+        """See SharesForwards."""
+        return self._decoder.decode_together(rows)
+
     def preview(self, row: Row, predicted: Tensor) -> Image.Image:
         """What the row is about to become, by the noise just predicted for it, RGB, at most 256 px long. Changes nothing of the row."""
-        clean = row.sampler.denoised(predicted, row.latents)
-        if not torch.isfinite(clean).all():
-            raise ArithmeticError("the latents overflowed")
-        height, width = clean.shape[-2:]
-        shrink = max(height, width) / _PREVIEW_LATENTS
-        if shrink > 1:
-            smaller = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-            clean = torch.nn.functional.adaptive_avg_pool2d(clean, smaller)
-        return self._decoded(clean, row.vae)
+        return self._decoder.preview(row, predicted)
 
     def clear_caches(self) -> int:
         """Forget what could be made again; how many bytes it took."""
-        return self._prompts.clear_cache() + self._additions.clear() + self._annotators.clear()
+        keys_bytes = 0 if self._text_keys is None else self._text_keys.clear()
+        freed = self._prompts.clear_cache() + self._additions.clear() + self._annotators.clear()
+        return freed + keys_bytes + self._forwards.clear()
 
-    def _decoded(self, latents: Tensor, chosen: Any) -> Image.Image:
-        vae = self._parts.vae if chosen is None else chosen
-        pixels = (decoded(vae, latents) / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu().numpy()
-        return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+def _is_plain(row: Row) -> bool:
+    """Whether its forward is that of the network alone, with nothing laid over it."""
+    has_loras = any(use.strength and use.lora.unet for use in row.loras)
+    return not (row.controls or has_loras or row.perturbation_scale is not None or row.key.merges_tokens)

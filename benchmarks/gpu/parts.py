@@ -1,0 +1,83 @@
+"""What each process of its own does."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sdapi.pipelines.number_formats import number_formats
+
+from ..stock_pipeline import stock_pipeline
+from ..table import Table
+from .device import Arithmetic, arithmetic, peak_flop_per_s
+from .pages import Pages
+from .sections import SECTIONS, Bench, clock
+from .served import served
+from .subjects import Family, Subject, drawing, subject
+
+_DRY_SHARE = 0.05
+"""Of the time that a section should find left."""
+
+
+def weights(family: Family, work: Path, *, dry_run: bool) -> None:
+    """Write them, where they are not there yet."""
+    subject(family, work, dry_run=dry_run)
+
+
+def over_http(work: Path, pages: Pages, *, dry_run: bool) -> None:
+    """SD 1.5 through a server."""
+    served(subject("sd1", work, dry_run=dry_run), pages)
+
+
+def in_this_process(family: Family, work: Path, pages: Pages, *, limit_s: float, dry_run: bool) -> int:
+    """Every section of one model; how many failed. One that fails or finds no time leaves a note, and the others follow."""
+    left_s = clock(limit_s)
+    measured = subject(family, work, dry_run=dry_run)
+    # Half precision on a GPU, as the server chooses; a dry run has no time for formats that a CPU may only imitate.
+    name = "float32" if dry_run else "auto"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = number_formats(name, device).predicting
+    work_of_one, peak = arithmetic(measured), peak_flop_per_s(dtype, dry_run=dry_run)
+    _tell_device(measured, pages, work_of_one, peak, dtype)
+    pipeline = stock_pipeline(measured.folder, device.type, dtype)
+    failed = 0
+    with drawing(measured, name) as loop:
+        bench = Bench(measured, pipeline, loop, pages, work_of_one, peak, left_s)
+        for section, needs_s in SECTIONS:
+            failed += not _tried(section, bench, needs_s * (_DRY_SHARE if dry_run else 1))
+    return failed
+
+
+def _tried(section: Callable[[Bench], None], bench: Bench, needs_s: float) -> bool:
+    what = f"{bench.subject.name}, {section.__name__.replace('_', ' ')}"
+    if bench.left_s() < needs_s:
+        bench.pages.say(f"*{what}: skipped, time ran short.*")
+        return True
+    try:
+        section(bench)
+    except Exception as error:  # noqa: BLE001 - whatever ended one section, the others still have something to tell
+        traceback.print_exc()
+        bench.pages.say(f"*{what}: failed with {type(error).__name__}: {error}*")
+        return False
+    return True
+
+
+def _tell_device(measured: Subject, pages: Pages, work_of_one: Arithmetic, peak: float, dtype: torch.dtype) -> None:
+    floor_s = work_of_one.picture / peak
+    pages.add(
+        f"gpu {measured.family} arithmetic",
+        Table(
+            f"{measured.name}: arithmetic",
+            ("",),
+            (
+                ("UNet, one step with guidance, TFLOP", f"{work_of_one.unet_step / 1e12:.4g}"),
+                ("VAE, TFLOP", f"{work_of_one.vae / 1e12:.4g}"),
+                ("a picture, TFLOP", f"{work_of_one.picture / 1e12:.4g}"),
+                (f"matmul peak in {str(dtype).removeprefix('torch.')}, measured, TFLOP/s", f"{peak / 1e12:.4g}"),
+                ("least time of a picture at that peak, ms", f"{floor_s * 1000:.4g}"),
+            ),
+        ),
+    )

@@ -1,0 +1,149 @@
+"""Which of torch's kernels a UNet's self-attentions run on: the fastest by measurement, for each number of tokens and width of head.
+
+Torch prefers them in one order for all shapes; which is fastest differs with the device and the shape, Stable Diffusion 1's heads of 40
+numbers being the odd ones. They are called by their own names: torch's way of choosing one (`sdpa_kernel`) counts for the whole process,
+so that a picture decoded on another thread would have to take the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+_log = logging.getLogger(__name__)
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(samples, heads, tokens, width) from queries, keys and values of that shape."""
+
+Shape = tuple[int, int, int, int]
+"""Samples, heads, tokens, width of a head."""
+
+_RUNS = 5
+_TOLERANCE = 0.02
+"""Of half precision, about; a kernel that is off by more isn't computing the same."""
+
+
+def _by_default(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return scaled_dot_product_attention(query, key, value)
+
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, compute_log_sumexp=False)[0]  # noqa: SLF001
+    return attended
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]  # noqa: SLF001
+    return attended
+
+
+def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    attended: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, compute_log_sumexp=False)[0]  # noqa: SLF001
+    return attended
+
+
+CUDA_KERNELS: Mapping[str, Kernel] = {"default": _by_default, "cudnn": _cudnn, "flash": _flash, "efficient": _efficient}
+"""The plain way isn't among them: it takes several kernels, and a table of tokens by tokens."""
+
+
+class AttentionChoice:
+    """Of one device and number format; for use from the device thread only."""
+
+    def __init__(self, kernels: Mapping[str, Kernel], seconds: Callable[[Kernel, Shape], float]) -> None:
+        """`seconds` measures; it raises RuntimeError for kernels that can't compute the shape. "default" must be among the kernels."""
+        self._kernels = kernels
+        self._seconds = seconds
+        self._chosen: dict[Shape, Kernel] = {}
+
+    def of(self, shape: Shape) -> Kernel:
+        """The first time for a shape takes some milliseconds, and the device must not be recording then."""
+        if shape not in self._chosen:
+            self._chosen[shape] = self._fastest(shape)
+        return self._chosen[shape]
+
+    def _fastest(self, shape: Shape) -> Kernel:
+        took: dict[str, float] = {}
+        for name, kernel in self._kernels.items():
+            try:
+                took[name] = self._seconds(kernel, shape)
+            except RuntimeError as error:
+                # The device, the format or the width is none of this one's.
+                _log.debug("an attention kernel can't be used", extra={"kernel": name, "shape": shape, "error": repr(error)})
+        fastest = min(took, key=took.__getitem__, default="default")
+        _log.info("attention measured", extra={"shape": shape, "seconds": took, "fastest": fastest})
+        return self._kernels[fastest]
+
+
+def measured_seconds(kernel: Kernel, shape: Shape, *, device: torch.device, dtype: torch.dtype) -> float:
+    """What a kernel takes there: the best of some runs. Raises RuntimeError when it can't compute the shape, or computes something else."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
+    # The first run is where libraries load their kernels.
+    error = (kernel(query, key, value) - scaled_dot_product_attention(query, key, value)).abs().max()
+    if not error <= _TOLERANCE:
+        raise RuntimeError(f"it is off by {float(error)}")
+    best_s = float("inf")
+    for _ in range(_RUNS):
+        wait()
+        began_s = time.perf_counter()
+        kernel(query, key, value)
+        wait()
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return best_s
+
+
+def cuda_attention(unet: Any) -> AttentionChoice:
+    """For the device and the format that the network is in."""
+    return AttentionChoice(CUDA_KERNELS, partial(measured_seconds, device=unet.device, dtype=unet.dtype))
+
+
+def choose_attention(unet: Any, choice: AttentionChoice) -> None:
+    """Let the network's self-attentions run on what is fastest from now on. Others than diffusers' usual ones are left as they are."""
+    for module in unet.modules():
+        if isinstance(module, Attention) and not module.is_cross_attention and _is_usual(module):
+            module.processor = _OnTheFastest(choice)
+
+
+def _is_usual(attention: Any) -> bool:
+    extras = ("spatial_norm", "group_norm", "norm_q", "norm_k", "add_k_proj")
+    plain = all(getattr(attention, name, None) is None for name in extras) and not attention.residual_connection
+    known = type(attention.processor) in (AttnProcessor2_0, _OnTheFastest)
+    return known and plain and attention.rescale_output_factor == 1 and attention.inner_kv_dim == attention.inner_dim
+
+
+class _OnTheFastest(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped
+    def __init__(self, choice: AttentionChoice) -> None:
+        super().__init__()
+        self._choice = choice
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if encoder_hidden_states is not None or attention_mask is not None or getattr(attn, "fused_projections", False):
+            told: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return told
+        samples, tokens, _ = hidden_states.shape
+        width = attn.inner_dim // attn.heads
+        sides = (side(hidden_states).view(samples, tokens, attn.heads, width) for side in (attn.to_q, attn.to_k, attn.to_v))
+        query, key, value = (side.transpose(1, 2) for side in sides)
+        attended = self._choice.of((samples, attn.heads, tokens, width))(query, key, value)
+        # The second of the outputs is a dropout, which does nothing in a network that draws.
+        output: Tensor = attn.to_out[0](attended.transpose(1, 2).reshape(samples, tokens, attn.inner_dim))
+        return output

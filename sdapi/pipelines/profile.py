@@ -1,0 +1,113 @@
+"""What joint forwards take, learnt from those that were made; and how many rows are worth joining.
+
+A device gains from company until its cores are busy: a tiny picture gains from sixteen rows, a large one on a CPU from none. Where it
+gains no more, further rows only make everybody wait longer.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_WORTH = 1.05
+"""So much quicker per row a forward of twice the size must be."""
+_WEIGHT = 0.2
+"""Of the newest measurement."""
+_MOST_SLOWER = 1.25
+"""As how many times its usual length a forward counts at most: something else may have held up the machine."""
+_MOST_SHAPES = 256
+
+
+@dataclass(slots=True)
+class _Timed:
+    seconds: float
+    is_settled: bool = False
+    """Whether it was measured more than once: in a first forward of its size, kernels are chosen and memory is fetched."""
+
+    def take(self, seconds: float) -> None:
+        if self.is_settled:
+            self.seconds += _WEIGHT * (min(seconds, _MOST_SLOWER * self.seconds) - self.seconds)
+        else:
+            self.seconds, self.is_settled = min(seconds, self.seconds), True
+
+
+class StepProfile:
+    """Seconds of a forward, by its shape (whatever name tells what is computed) and the samples in it. For one thread."""
+
+    def __init__(self, known: Mapping[str, Mapping[int, float]] | None = None) -> None:
+        """`known` is what `known` gave once, on the same device."""
+        given = {} if known is None else known
+        self._shapes = {
+            shape: {samples: _Timed(seconds, is_settled=True) for samples, seconds in counts.items()} for shape, counts in given.items()
+        }
+        self._unit_s: float | None = None
+
+    @property
+    def known(self) -> dict[str, dict[int, float]]:
+        """Everything learnt, by shape and number of samples."""
+        return {shape: {samples: timed.seconds for samples, timed in sorted(counts.items())} for shape, counts in self._shapes.items()}
+
+    def learn(self, shape: str, samples: int, seconds: float, *, units: float) -> None:
+        """A forward has taken so long, of so much work in a unit that is alike for all shapes."""
+        if samples < 1 or not seconds > 0:
+            return
+        # Put in anew, so that the shapes used longest ago come first.
+        counts = self._shapes.pop(shape, {})
+        self._shapes[shape] = counts
+        if (timed := counts.get(samples)) is None:
+            counts[samples] = _Timed(seconds)
+        else:
+            timed.take(seconds)
+        self._unit_s = seconds / units if self._unit_s is None else self._unit_s + _WEIGHT * (seconds / units - self._unit_s)
+        while len(self._shapes) > _MOST_SHAPES:
+            del self._shapes[next(iter(self._shapes))]
+
+    def seconds(self, shape: str, samples: int) -> float | None:
+        """How long a forward of so many samples takes: measured, or by those measured that are next to it; None where none was."""
+        counts = self._shapes.get(shape)
+        if not counts:
+            return None
+        if (timed := counts.get(samples)) is not None:
+            return timed.seconds
+        measured = sorted(counts)
+        at = bisect_left(measured, samples)
+        if at == 0:
+            # No smaller one is known: it can't take longer.
+            return counts[measured[0]].seconds
+        if at == len(measured):
+            # Beyond what is known nothing is gained.
+            return counts[measured[-1]].seconds * samples / measured[-1]
+        below, above = measured[at - 1], measured[at]
+        share = (samples - below) / (above - below)
+        return counts[below].seconds * (1 - share) + counts[above].seconds * share
+
+    def cost_s(self, shape: str, samples: int, *, units: float) -> float:
+        """The same; where it was never measured, by what a unit has taken elsewhere. At least it tells more from less."""
+        seconds = self.seconds(shape, samples)
+        return units * (self._unit_s or 1.0) if seconds is None else seconds
+
+    def worth(self, shape: str, *, least: int, start: int, limit: int) -> int:
+        """How many samples are worth joining, from `least` (one row) to `limit`; `start` where nothing is known.
+
+        Every time, the largest whose doublings from the smallest all made a row quicker by a twentieth. Sizes of which nothing is known
+        yet are tried by the way: the half of the smallest, and the double of the largest as long as that still gains.
+        """
+        counts = self._shapes.get(shape)
+        if not counts:
+            return start
+        measured = sorted(counts)
+        smallest, largest = measured[0], measured[-1]
+        if smallest > least:
+            return max(least, smallest // 2)
+        best, best_rate = smallest, smallest / counts[smallest].seconds
+        rungs = {smallest * 2**power for power in range(1, math.ceil(math.log2(limit / smallest)) + 1)} if limit > smallest else set()
+        for samples in sorted({one for one in rungs if one <= largest} | {largest}):
+            seconds = self.seconds(shape, samples)
+            if samples <= best or seconds is None:
+                continue
+            rate = samples / seconds
+            if rate >= best_rate * _WORTH ** math.log2(samples / best):
+                best, best_rate = samples, rate
+        return max(least, min(limit, best * 2 if best == largest else best))

@@ -1,0 +1,110 @@
+"""The command that measures a GPU, as far as it can be run without one."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import parts, sections
+from benchmarks.gpu.closed_loop import sustained
+from benchmarks.gpu.device import arithmetic, peak_flop_per_s
+from benchmarks.gpu.pages import Pages
+from benchmarks.gpu.sections import Bench, clock
+from benchmarks.gpu.subjects import Subject, Targets, drawing, subject
+from benchmarks.stock_pipeline import stock_pipeline
+from sdapi.pipelines.single_files import SHIPPED_CONFIGS
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    dry = subject("sdxl", tmp_path_factory.mktemp("work"), dry_run=True)
+    return replace(dry, steps=2, in_flight=(1, 2), warm_s=0.0, window_s=0.1, arrivals=2, targets=Targets(1e9, 2, 1e9, 1e9))
+
+
+@pytest.fixture(scope="module")
+def bench(small: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    pipeline = stock_pipeline(small.folder, "cpu")
+    with drawing(small, "float32") as loop:
+        pages = Pages(tmp_path_factory.mktemp("out"))
+        yield Bench(small, pipeline, loop, pages, arithmetic(small), peak_flop_per_s(torch.float32, dry_run=True), clock(600))
+
+
+def lines(bench: Bench) -> dict[str, dict[str, dict[str, object]]]:
+    told = map(json.loads, (bench.pages.out / "results.jsonl").read_text(encoding="utf-8").splitlines())
+    return {one["benchmark"]: one["figures"] for one in told}
+
+
+def test_every_section_writes_its_figures_to_the_report_and_a_line_beside(bench: Bench) -> None:
+    for section, _ in sections.SECTIONS:
+        section(bench)
+
+    found = lines(bench)
+    assert list(found) == [f"gpu sdxl {name}" for name in ("lone", "in flight", "arrivals", "difference", "kernels")]
+    levels = found["gpu sdxl in flight"]
+    assert set(levels) == {
+        f"{way} {n}{more}" for n in (1, 2) for way, more in (("our loop,", " in flight"), ("diffusers, static batches of", ""))
+    }
+    assert levels["our loop, 2 in flight"]["target"] == ">= 1e+09/s: MISSED; p50 < 1e+09 s: met"
+    assert found["gpu sdxl arrivals"]["our loop, 8 a second"]["target"] == "mean < 1e+09 s: met"
+    assert all(apart["greatest"] <= 2 for apart in found["gpu sdxl difference"].values())  # type: ignore[operator]
+    report = (bench.pages.out / "report.md").read_text(encoding="utf-8")
+    assert report.count("\n## ") == len(found) - 1  # the first heading begins the file
+    assert "conv" in (bench.pages.out / "kernels-sdxl.txt").read_text(encoding="utf-8")
+
+
+def test_sections_that_find_no_time_left_are_named_in_the_report(small: Subject, tmp_path: Path) -> None:
+    failed = parts.in_this_process("sd1", tmp_path, Pages(tmp_path), limit_s=0, dry_run=True)
+
+    assert failed == 0
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.count("skipped, time ran short.") == len(sections.SECTIONS)
+    assert "least time of a picture at that peak" in report
+
+
+def test_parts_that_find_no_time_left_are_named_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
+
+    assert command.main(["--out", str(tmp_path), "--dry-run", "--total-s", "0"]) == 0
+
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.startswith("# A dry run")
+    assert report.count("skipped, time ran short.") == 5
+
+
+@pytest.mark.parametrize(("family", "side_px", "step", "vae"), [("sd1", 512, 1.607e12, 2.515e12), ("sdxl", 1024, 13.52e12, 10.47e12)])
+def test_the_arithmetic_of_full_size_models_is_counted_from_their_configurations(
+    small: Subject, family: str, side_px: int, step: float, vae: float
+) -> None:
+    counted = arithmetic(replace(small, folder=SHIPPED_CONFIGS / family, side_px=side_px, steps=10))
+    assert counted.unet_step == pytest.approx(step, rel=1e-3)
+    assert counted.vae == pytest.approx(vae, rel=1e-3)
+    assert counted.picture == pytest.approx(10 * step + vae, rel=1e-3)
+
+
+def test_so_many_are_in_flight_all_the_time() -> None:
+    done: SimpleQueue[tuple[int, float]] = SimpleQueue()
+    begun: list[int] = []
+    in_flight_at_ends: list[int] = []
+
+    def end(number: int) -> None:
+        in_flight_at_ends.append(len(begun) - len(in_flight_at_ends))
+        done.put((number, time.perf_counter()))
+
+    def draw(number: int) -> None:
+        begun.append(number)
+        threading.Timer(0.005, end, (number,)).start()
+
+    level = sustained(draw, done, 3, 0.2)
+
+    assert level.pictures == len(begun) > 6
+    assert max(in_flight_at_ends) == level.in_flight == 3
+    assert level.per_s > 0
