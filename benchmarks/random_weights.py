@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def _weight(name: str, shape: torch.Size) -> Tensor:
     """Of normalisations one, of biases zero, else drawn by chance: the same numbers again and again, which costs no time."""
     if len(shape) < 2:
         return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=torch.float16)
-    pool = torch.randn(_POOL_NUMBERS, generator=torch.Generator().manual_seed(len(name) + shape.numel())) * _SPREAD
-    times = -(-shape.numel() // _POOL_NUMBERS)
-    return pool.to(torch.float16).repeat(times)[: shape.numel()].view(shape).clone()
+    start = (len(name) * 7919 + shape.numel()) % _POOL_NUMBERS
+    times = -(-(start + shape.numel()) // _POOL_NUMBERS)
+    return _pool().repeat(times)[start : start + shape.numel()].view(shape).clone()
+
+
+@cache
+def _pool() -> Tensor:
+    """Drawing new ones for each of SDXL's 2,500 weights would take a minute."""
+    drawn = torch.randn(_POOL_NUMBERS, generator=torch.Generator().manual_seed(0)) * _SPREAD
+    return drawn.to(torch.float16)

@@ -17,11 +17,13 @@ from sdapi.domain.generation import Txt2Img
 def draw_batch(pipeline: Any, requests: Sequence[Txt2Img]) -> list[Image.Image]:
     """One call for requests that differ in prompts and seeds only; the scheduler is theirs."""
     first = requests[0]
+    # None is more than many empty ones: SDXL then takes zeros for them, as we do.
+    negative_prompts = [request.negative_prompt for request in requests] if any(request.negative_prompt for request in requests) else None
     with warnings.catch_warnings(), _scheduler_of(pipeline, first):
         warnings.simplefilter("ignore")
         images: list[Image.Image] = pipeline(
             [request.prompt for request in requests],
-            negative_prompt=[request.negative_prompt for request in requests],
+            negative_prompt=negative_prompts,
             width=first.width,
             height=first.height,
             num_inference_steps=first.steps,

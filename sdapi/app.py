@@ -34,7 +34,7 @@ def create_app(settings: Settings, *, owns_process: bool = False) -> FastAPI:
         await upgrade(settings.sqlalchemy_url)
         async with open_services(settings, metrics, owns_process=owns_process) as services:
             app.state.services = services
-            app.state.scrape = Scrape(metrics, services.sessions)
+            app.state.scrape = Scrape(metrics, services.sessions, services.engine.models)
             yield
 
     app = FastAPI(

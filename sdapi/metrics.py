@@ -7,6 +7,7 @@ import math
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, generate_latest
 
 from sdapi.domain.job import JobStatus
+from sdapi.domain.models_in_memory import ModelsInMemory
 
 _ANSWER_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 """Fine for look-ups, and up to a minute for calls that are held for their picture."""
@@ -40,6 +41,9 @@ class Metrics:
         )
         self._queued = Gauge("sdapi_jobs_queued", "Jobs that wait, of all processes on the database", registry=self._registry)
         self._running = Gauge("sdapi_jobs_running", "Jobs being drawn, of all processes on the database", registry=self._registry)
+        self._resident = Gauge("sdapi_models_in_memory", "Checkpoints and upscalers this process could draw with at once", registry=self._registry)
+        self._resident_bytes = Gauge("sdapi_models_in_memory_bytes", "What they take", registry=self._registry)
+        self._loading = Gauge("sdapi_models_loading", "Checkpoints and upscalers on their way into memory", registry=self._registry)
         self._database_up = Gauge("sdapi_database_up", "Whether the database answered just now", registry=self._registry)
 
     def request_ended(self, *, route: str, method: str, status: int, seconds: float) -> None:
@@ -54,8 +58,12 @@ class Metrics:
         if drawing_s is not None:
             self._drawing_seconds.observe(drawing_s)
 
-    def render(self, *, queued: int | None, running: int | None) -> bytes:
+    def render(self, *, queued: int | None, running: int | None, models: ModelsInMemory | None = None) -> bytes:
         """Everything, in Prometheus's text format. None for both numbers when the database did not answer."""
+        models = models or ModelsInMemory()
+        self._resident.set(len(models.resident))
+        self._resident_bytes.set(models.resident_bytes)
+        self._loading.set(len(models.loading))
         self._database_up.set(queued is not None)
         self._queued.set(math.nan if queued is None else queued)
         self._running.set(math.nan if running is None else running)

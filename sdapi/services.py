@@ -156,6 +156,7 @@ def open_engine(settings: Settings, catalog: Catalog, assets: Assets, *, owns_pr
         model_cache_bytes=settings.model_cache_bytes,
         safety=settings.safety,
         unload_after_s=settings.unload_after_s,
+        compiled_dir=settings.data_dir / "compiled" if settings.compile else None,
         is_deterministic=settings.deterministic,
         owns_process=owns_process,
         profile_path=settings.data_dir / "device-profile.json",

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     """CPU threads for drawing; 0 leaves it to torch."""
     max_rows: int = Field(default=16, ge=1, le=256)
     """Pictures that may share one forward; twice as many are kept in flight."""
+    compile: bool = False
+    """Whether forwards of sizes that come often are compiled, which takes half a minute of a core or more for each and a C++ compiler."""
     deterministic: bool = False
     """Whether a picture is the same to the bit whatever is drawn beside it; costs speed, most for lone pictures."""
     tomesd_by_default: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..record import circumstances
-from ..table import Table
 from .pages import Pages
 
 _TOTAL_S, _DRY_TOTAL_S = 570.0, 240.0
@@ -31,6 +30,8 @@ class _Part:
 
 
 _PARTS = (
+    # Asking torch for the device's name here would keep a part of the device for as long as all of it takes.
+    _Part("machine", "The machine", 60),
     _Part("weights-sd1", "SD 1.5, writing random weights", 60),
     _Part("sd1", "SD 1.5, in one process with diffusers' pipeline", 190),
     _Part("served", "SD 1.5, over HTTP", 80),
@@ -60,7 +61,8 @@ def _all(options: argparse.Namespace) -> int:
         if old.suffix in (".md", ".jsonl", ".txt") and old.is_file():
             old.unlink()
     pages = Pages(options.out)
-    pages.say(_heading(dry_run=options.dry_run))
+    pages.say("# A dry run: nothing here says anything of speed" if options.dry_run else "# What this GPU gives")
+    pages.say(f"`{shlex.join(['python', *sys.orig_argv[1:]])}`")
     started = time.monotonic()
     total_s = (_DRY_TOTAL_S if options.dry_run else _TOTAL_S) if options.total_s is None else options.total_s
     failed = 0
@@ -100,6 +102,8 @@ def _do(options: argparse.Namespace) -> int:
 
     pages = Pages(options.out)
     match options.part:
+        case "machine":
+            parts.machine(pages)
         case "weights-sd1":
             parts.weights("sd1", options.work, dry_run=options.dry_run)
         case "weights-sdxl":
@@ -109,21 +113,6 @@ def _do(options: argparse.Namespace) -> int:
         case family:
             return parts.in_this_process(family, options.work, pages, limit_s=options.limit_s, dry_run=options.dry_run)
     return 0
-
-
-def _heading(*, dry_run: bool) -> str:
-    told = circumstances()
-    machine, versions = told["machine"], told["versions"]
-    facts = {
-        "GPU": machine["gpu"] or "none",
-        "CPU": f"{machine['cpu']}, {machine['logical_cores']} logical cores, {machine['memory_gb']:.0f} GB",
-        **{name: value or "unknown" for name, value in versions.items()},
-        "commit": told["commit"] or "unknown",
-        "command": told["command"],
-        "date": told["date"],
-    }
-    title = "# A dry run: nothing here says anything of speed" if dry_run else "# What this GPU gives"
-    return f"{title}\n\n{Table('Machine', ('',), tuple(facts.items())).markdown()}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from sdapi.pipelines.number_formats import number_formats
 
+from ..record import circumstances
 from ..stock_pipeline import stock_pipeline
 from ..table import Table
 from .device import Arithmetic, arithmetic, peak_flop_per_s
@@ -20,6 +21,20 @@ from .subjects import Family, Subject, drawing, subject
 
 _DRY_SHARE = 0.05
 """Of the time that a section should find left."""
+
+
+def machine(pages: Pages) -> None:
+    """What everything was measured on, and with."""
+    told = circumstances()
+    found, versions = told["machine"], told["versions"]
+    facts = {
+        "GPU": found["gpu"] or "none",
+        "CPU": f"{found['cpu']}, {found['logical_cores']} logical cores, {found['memory_gb']:.0f} GB",
+        **{name: value or "unknown" for name, value in versions.items()},
+        "commit": told["commit"] or "unknown",
+        "date": told["date"],
+    }
+    pages.say(Table("Machine", ("",), tuple(facts.items())).markdown())
 
 
 def weights(family: Family, work: Path, *, dry_run: bool) -> None:

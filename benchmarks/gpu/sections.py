@@ -5,22 +5,25 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.number_formats import number_formats
 
 from ..percentiles import p50, p95
 from ..stock_batches import draw_batch
+from ..stock_pipeline import stock_pipeline
 from ..table import NOT_MEASURED, Table
 from .closed_loop import Level, at_random, lone_s, sustained_by, together
 from .device import Arithmetic
 from .kernels import profiled
 from .pages import Pages
-from .subjects import Subject
+from .subjects import Subject, drawing, embedded
 
 _LONE_TIMES = 3
 _COMPARED = 4
@@ -143,20 +146,43 @@ def arrivals(bench: Bench) -> None:
 def difference(bench: Bench) -> None:
     """How far pictures drawn together are from the same drawn alone, and from diffusers'."""
     subject = bench.subject
-    requests = subject.requests(_COMPARED)
-    joint = [one.image for one in together(bench.loop, requests)]
-    others = {
-        "alone": [together(bench.loop, [request])[0].image for request in requests],
-        "by diffusers' own pipeline, alone": [draw_batch(bench.pipeline, [request])[0] for request in requests],
-    }
+    rows = _apart(subject, bench.loop, bench.pipeline)
+    bench.add("difference", Table(f"{subject.name}: differences of 255", _APART, tuple(rows), note=_APART_NOTE))
+
+
+def embedded_difference(bench: Bench) -> None:
+    """The same with weights that were trained, in every format: what random ones draw has little in it."""
+    if bench.subject.family != "sd1":
+        return
+    small = embedded("sd1")
+    if not bench.subject.is_embedded:
+        small = replace(small, side_px=256, steps=20)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[tuple[str, ...]] = []
+    for name in ("float32", "auto"):
+        dtype = number_formats(name, device).predicting
+        pipeline = stock_pipeline(small.folder, device.type, dtype)
+        with drawing(small, name) as loop:
+            rows += [(f"{str(dtype).removeprefix('torch.')}: {what}", *cells) for what, *cells in _apart(small, loop, pipeline)]
+    title = f"The embedded model, {small.side_px} px, {small.steps} steps: differences of 255"
+    bench.add("embedded difference", Table(title, _APART, tuple(rows), note=_APART_NOTE))
+
+
+_APART = ("mean", "99.9 % within", "greatest", "spread of the pictures")
+_APART_NOTE = f"{_COMPARED} pictures. Spread: the standard deviation of their own values; where it is small, there was little to differ in."
+
+
+def _apart(subject: Subject, loop: DrawingLoop, pipeline: Any) -> Iterator[tuple[str, ...]]:
+    requests = subject.requests(_COMPARED)
+    joint = np.stack([np.asarray(one.image, np.float64) for one in together(loop, requests)])
+    others = {
+        "alone": [together(loop, [request])[0].image for request in requests],
+        "diffusers' own pipeline, alone": [draw_batch(pipeline, [request])[0] for request in requests],
+    }
     for name, pictures in others.items():
-        apart = np.abs(
-            np.stack([np.asarray(one, np.float64) - np.asarray(other, np.float64) for one, other in zip(joint, pictures, strict=True)])
-        )
-        rows.append((f"together against {name}", f"{apart.mean():.3f}", f"{np.quantile(apart, 0.999):.0f}", f"{apart.max():.0f}"))
-    columns = ("mean", "99.9 % within", "greatest")
-    bench.add("difference", Table(f"{subject.name}: differences of 255", columns, tuple(rows), note=f"{_COMPARED} pictures."))
+        apart = np.abs(joint - np.stack([np.asarray(one, np.float64) for one in pictures]))
+        figures = f"{apart.mean():.3f}", f"{np.quantile(apart, 0.999):.0f}", f"{apart.max():.0f}", f"{joint.std():.1f}"
+        yield f"together against {name}", *figures
 
 
 def kernels(bench: Bench) -> None:
@@ -178,7 +204,14 @@ def kernels(bench: Bench) -> None:
     bench.add("kernels", Table(f"{subject.name}: where the time goes", ("ms", "share", "calls"), rows, note=note))
 
 
-SECTIONS: tuple[tuple[Callable[[Bench], None], float], ...] = ((lone, 10), (in_flight, 15), (arrivals, 30), (difference, 15), (kernels, 20))
+SECTIONS: tuple[tuple[Callable[[Bench], None], float], ...] = (
+    (lone, 10),
+    (in_flight, 15),
+    (arrivals, 30),
+    (difference, 15),
+    (embedded_difference, 25),
+    (kernels, 20),
+)
 """And how many seconds each should find left, to begin at all; a dry run needs fewer."""
 
 

@@ -88,7 +88,7 @@ class Subject:
 def subject(family: Family, work: Path, *, dry_run: bool) -> Subject:
     """Writes the weights into `work` where they are not there yet. Raises BenchmarkFailed."""
     if dry_run:
-        return _embedded(family)
+        return embedded(family)
     folder = checkpoint_folder(work, family)
     is_large = family == "sdxl"
     return Subject(
@@ -109,7 +109,8 @@ def subject(family: Family, work: Path, *, dry_run: bool) -> Subject:
     )
 
 
-def _embedded(family: Family) -> Subject:
+def embedded(family: Family) -> Subject:
+    """The embedded model in that one's place. Raises BenchmarkFailed."""
     folder = embedded_model_dir()
     if folder is None:
         raise BenchmarkFailed("the embedded model is not there")

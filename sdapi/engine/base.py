@@ -11,6 +11,7 @@ from PIL import Image
 
 from sdapi.domain.films import Film
 from sdapi.domain.generation import AnyRequest, SchedulerName
+from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.progress import Progress
 
 
@@ -88,6 +89,9 @@ class Engine(Protocol):
 
     def room(self) -> int:
         """How many more pictures can be in flight now."""
+
+    def models(self) -> ModelsInMemory:
+        """What could be drawn with at once, and what is on its way."""
 
     def preloading(self) -> tuple[str, ...]:
         """Models that were to be in memory before the first request and aren't yet."""

@@ -10,7 +10,7 @@ from sdapi.domain.models_in_memory import ModelsInMemory
 
 _IMPORTS_S: Final = 4.0
 """Importing torch and diffusers and opening the device: about what two CPU cores take."""
-_BYTES_PER_S: Final = 150e6
+_BYTES_PER_S: Final = 500e6
 """Read, converted and moved to the device, until a load was measured."""
 _FIXED_S: Final = 0.15
 """Of every load, however small the model."""

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from sdapi.domain.safety import SafetyMode, SafetyType
 from .availability import missing
 from .base import Cancelled, Drawn, Failed, Outcome, Report, Work
 from .load_times import EngineState, ready_in_s
+from .loop_calls import call, refuse, settle
 from .outcomes import outcome_of
 from .preloading import Preloading
 from .safety import SafetyRules, with_unsafe_covered
@@ -54,13 +54,14 @@ class LocalEngine:
         model_cache_bytes: int,
         safety: SafetyMode = "optional",
         unload_after_s: float = 0.0,
+        compiled_dir: Path | None = None,
         is_deterministic: bool = False,
         owns_process: bool = False,
         profile_path: Path | None = None,
     ) -> None:
         """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward.
 
-        For `unload_after_s`, `is_deterministic`, `owns_process` and `profile_path` see DeviceOptions.
+        For `unload_after_s`, `compiled_dir`, `is_deterministic`, `owns_process` and `profile_path` see DeviceOptions.
         """
         self._catalog = catalog
         self._assets = assets
@@ -71,10 +72,11 @@ class LocalEngine:
         self._max_batch_rows = max_batch_rows
         self._model_cache_bytes = model_cache_bytes
         self._unload_after_s = unload_after_s
+        self._compiled_dir = compiled_dir
         self._is_deterministic = is_deterministic
         self._owns_process = owns_process
         self._profile_path = profile_path
-        self._preloading = Preloading(catalog, self._bring)
+        self._preloading = Preloading(catalog, self._bring, lambda model_id: model_id in self.models().resident)
         self._rows_in_flight = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.Future[DrawingLoop] | None = None
@@ -125,8 +127,8 @@ class LocalEngine:
                     control_image=work.control_image,
                     client=work.client_id,
                     cancelled=cancelled,
-                    report=lambda progress: _call(event_loop, report, progress),
-                    done=lambda result: _call(event_loop, _settle, answer, result),
+                    report=lambda progress: call(event_loop, report, progress),
+                    done=lambda result: call(event_loop, settle, answer, result),
                 )
             )
             result = await answer
@@ -150,7 +152,7 @@ class LocalEngine:
         answer: asyncio.Future[Verdict | None] = event_loop.create_future()
         self._pending.add(answer)
         try:
-            drawing.check(images, lambda verdict: _call(event_loop, _settle, answer, verdict))
+            drawing.check(images, lambda verdict: call(event_loop, settle, answer, verdict))
             return await answer
         finally:
             self._pending.discard(answer)
@@ -170,7 +172,7 @@ class LocalEngine:
             return None
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[Image.Image | None] = event_loop.create_future()
-        drawing.preview(job_id, lambda image: _call(event_loop, _settle, answer, image))
+        drawing.preview(job_id, lambda image: call(event_loop, settle, answer, image))
         return await answer
 
     async def clear_caches(self) -> int:
@@ -179,8 +181,12 @@ class LocalEngine:
             return 0
         event_loop = asyncio.get_running_loop()
         answer: asyncio.Future[int] = event_loop.create_future()
-        drawing.clear_caches(lambda freed_bytes: _call(event_loop, _settle, answer, freed_bytes))
+        drawing.clear_caches(lambda freed_bytes: call(event_loop, settle, answer, freed_bytes))
         return await answer
+
+    def models(self) -> ModelsInMemory:
+        """See Engine."""
+        return ModelsInMemory() if (drawing := self._opened()) is None else drawing.models
 
     def preload(self, model_ids: Sequence[str]) -> None:
         """Begin to bring these checkpoints into memory, in this order. On the event loop, at most once."""
@@ -208,7 +214,7 @@ class LocalEngine:
     async def load_s(self, model_id: str) -> float:
         """Seconds until the model can be drawn with, if it were asked for now: 0 when it is in memory."""
         drawing = self._opened()
-        state = EngineState(drawing is not None, self._opening_since_s, ModelsInMemory() if drawing is None else drawing.models)
+        state = EngineState(drawing is not None, self._opening_since_s, self.models())
         if model_id not in state.models.resident and not self._sizes.get(model_id):
             self._sizes[model_id] = await asyncio.to_thread(files_bytes, model_id, self._catalog, self._assets)
         return ready_in_s(model_id, self._sizes, state, now_s=time.monotonic())
@@ -262,6 +268,7 @@ class LocalEngine:
                 self._max_batch_rows,
                 self._model_cache_bytes,
                 unload_after_s=self._unload_after_s,
+                compiled_dir=self._compiled_dir,
                 is_deterministic=self._is_deterministic,
                 owns_process=self._owns_process,
                 profile_path=self._profile_path,
@@ -270,32 +277,17 @@ class LocalEngine:
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
             _log.exception("the drawing engine can't start")
             self._problem = f"the drawing engine can't start: {error}"
-            _call(event_loop, _refuse, opened, error)
+            call(event_loop, refuse, opened, error)
             return
-        _call(event_loop, _settle, opened, drawing)
+        call(event_loop, settle, opened, drawing)
         try:
             drawing.run()
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
             _log.exception("the drawing loop ended")
             self._problem = f"the drawing loop ended: {type(error).__name__}"
-            _call(event_loop, self._abandon)
+            call(event_loop, self._abandon)
 
     def _abandon(self) -> None:
         for answer in self._pending:
             if not answer.done():
                 answer.set_result(None)
-
-
-def _call(event_loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
-    """From the device thread to the event loop; in vain when that has closed, because then nobody is waiting."""
-    with suppress(RuntimeError):
-        event_loop.call_soon_threadsafe(function, *args)
-
-
-def _settle(answer: asyncio.Future[Any], value: object) -> None:
-    if not answer.done():
-        answer.set_result(value)
-
-
-def _refuse(opened: asyncio.Future[DrawingLoop], error: Exception) -> None:
-    opened.set_exception(error)

@@ -16,10 +16,11 @@ _log = logging.getLogger(__name__)
 class Preloading:
     """One model after another, beside whatever else the engine does. For use on the event loop."""
 
-    def __init__(self, catalog: Catalog, bring: Callable[[str], Awaitable[str | None]]) -> None:
-        """`bring` is given the id of a checkpoint, and tells why it could not be brought, or None."""
+    def __init__(self, catalog: Catalog, bring: Callable[[str], Awaitable[str | None]], is_there: Callable[[str], bool]) -> None:
+        """`bring` is given the id of a checkpoint, and tells why it could not be brought, or None; `is_there`: whether it is in memory."""
         self._catalog = catalog
         self._bring = bring
+        self._is_there = is_there
         self._coming: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -45,10 +46,13 @@ class Preloading:
         try:
             # All are looked for first, so that a slip of the pen is told before the first of them has been loaded.
             found = [(name, await asyncio.to_thread(self._find, name)) for name in self._coming]
+            brought: list[str] = []
             for name, model_id in found:
-                if model_id is not None and not self._stopping:
-                    await self._bring_one(model_id)
+                if model_id is not None and not self._stopping and await self._bring_one(model_id):
+                    brought.append(model_id)
                 self._coming = tuple(one for one in self._coming if one != name)
+            if not self._stopping and (gone := [model_id for model_id in brought if not self._is_there(model_id)]):
+                _log.warning("preloaded models left again: SDAPI_MODEL_CACHE_BYTES has no room for all", extra={"models": gone})
         except Exception:  # noqa: BLE001 - nobody awaits this before the server stops
             _log.exception("models could not be preloaded")
         finally:
@@ -61,10 +65,12 @@ class Preloading:
             _log.error("SDAPI_PRELOAD names a model that is not there", extra={"model": name})
             return None
 
-    async def _bring_one(self, model_id: str) -> None:
+    async def _bring_one(self, model_id: str) -> bool:
+        """Whether it came."""
         started = time.monotonic()
         reason = await self._bring(model_id)
         if reason is not None:
             _log.error("a model can't be preloaded", extra={"model": model_id, "reason": reason})
         elif not self._stopping:
             _log.info("model preloaded", extra={"model": model_id, "seconds": round(time.monotonic() - started, 2)})
+        return reason is None

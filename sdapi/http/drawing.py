@@ -70,7 +70,13 @@ def _draw(dialect: Dialect, endpoint: Endpoint) -> Route:
             body=body,
             idempotency_key=idempotency_key,
         )
-        job = await jobs.submit_and_wait(asked, call)
+        job = await jobs.submit(asked, call)
+        holds = not asked.instant_response
+        # Pictures in base64 are megabytes, and many calls may be held at once: nobody needs them any more.
+        del asked, call
+        body.clear()
+        if holds:
+            job = await jobs.hold(job)
         return answer(dialect.render_job(job, eta_s=await jobs.eta_s(job)), dialect, limits)
 
     return draw

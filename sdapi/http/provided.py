@@ -40,11 +40,11 @@ class Previews(Protocol):
 class Jobs(Protocol):
     """Submit, wait, fetch, cancel. Jobs of other clients are never found: those raise JobNotFound."""
 
-    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
-        """Record the job, and hold on for its picture unless that would take longer than the sync wait.
+    async def submit(self, asked: Asked, call: Call) -> Job:
+        """Record the job. Raises InvalidRequest, ModelNotFound, QueueFull, ImageRefused."""
 
-        Raises InvalidRequest, ModelNotFound, QueueFull, ImageRefused.
-        """
+    async def hold(self, job: Job) -> Job:
+        """Hold on for its picture unless that would take longer than the sync wait."""
 
     async def wait(self, job: Job, *, timeout_s: float) -> Job:
         """The job when it is final, or as it is after `timeout_s`."""

@@ -98,10 +98,9 @@ class JobService:
             await self._requests.discard(request.input_names)
             raise
 
-    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
-        """Submit, then hold the call until the picture is there, at most the sync wait; not at all when the queue is longer than that."""
-        job = await self.submit(asked, call)
-        if asked.instant_response or await self.eta_s(job) > self._limits.sync_wait_s:
+    async def hold(self, job: Job) -> Job:
+        """Hold the call until the picture is there, at most the sync wait; not at all when the queue is longer than that."""
+        if await self.eta_s(job) > self._limits.sync_wait_s:
             return job
         return await self.wait(job, timeout_s=self._limits.sync_wait_s)
 

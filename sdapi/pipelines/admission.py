@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 from sdapi.domain.generation import Upscale
 
@@ -36,13 +36,13 @@ class Admission:
             self._drop(ticket)
             ticket.done(Stopped())
 
-    def next(self) -> Flight | None:
-        """The first ticket whose models are there, as rows. No more than one: admitting must never stall those in flight for long.
+    def next(self, rows_of: Mapping[Hashable, int]) -> Flight | None:
+        """A ticket whose models are there, as rows. No more than one: admitting must never stall those in flight for long.
 
-        One that can't be drawn is told so, and ends the search as well.
+        The first of the client that has fewest `rows_of` it in flight. One that can't be drawn is told so, and ends the search as well.
         """
         self._shelves.models.wanted = frozenset(model_id for t in self._waiting if (model_id := model_of(t.request)) is not None)
-        for ticket in self._waiting:
+        for ticket in sorted(self._waiting, key=lambda ticket: rows_of.get(ticket.client, 0)):
             try:
                 # Before its models are leased: which additions it needs depends on the words.
                 if not self._put_into_english(ticket):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 
 from .flights import Flight
 from .looks import Looks
@@ -24,6 +25,14 @@ class Aloft:
 
     def __contains__(self, flight: Flight) -> bool:
         return any(one is flight for one in self._flights)
+
+    @property
+    def rows_by_client(self) -> Counter[Hashable]:
+        """How many each has in flight."""
+        found: Counter[Hashable] = Counter()
+        for flight in self._flights:
+            found[flight.ticket.client] += len(flight.parts)
+        return found
 
     def add(self, flight: Flight) -> None:
         """One more."""

@@ -1,13 +1,14 @@
 """Compiles one forward of a UNet into a file, in a process of its own: in the server it would hold up all other threads for seconds.
 
-`python -m sdapi.pipelines.compile_process TARGET` reads a `CompileSpec` as JSON from its standard input. TARGET appears whole or not at
-all. The network has no weights: whoever runs the file brings its own.
+`python -m sdapi.pipelines.compile_process TARGET PARENT` reads a `CompileSpec` as JSON from its standard input. TARGET appears whole or
+not at all. The network has no weights: whoever runs the file brings its own. It ends when the process numbered PARENT has ended.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 _LOWEST_PRIORITY = 19
+_TIME_TO_END_S = 10
 
 
 def main() -> None:
     """See the module."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(_LOWEST_PRIORITY)
     target = Path(sys.argv[1])
@@ -41,6 +43,8 @@ def _end_with(parent: int) -> None:
     """Nobody is there any more to use the file."""
     while os.getppid() == parent:
         time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)  # so that what is half made is cleaned up
+    time.sleep(_TIME_TO_END_S)
     os._exit(1)
 
 

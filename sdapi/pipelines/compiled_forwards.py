@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .compile_spec import CompileSpec, compile_spec
@@ -54,6 +53,8 @@ class CompiledForwards:
         return self._ready[key]
 
     def _opened(self, spec: CompileSpec, file: str, inputs: ForwardInputs) -> Run | None:
+        import torch._inductor  # see Compiler
+
         try:
             run = self._run_of(torch._inductor.aoti_load_package(file))  # noqa: SLF001 - its documented name
             expected, said = forward(self._unet, inputs), run(inputs)

@@ -17,6 +17,7 @@ from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
 from sdapi.domain.errors import ModelNotFound
 from sdapi.domain.models_in_memory import film_ids
 
+from .compiler import Compiler
 from .controlnets import ControlNetwork
 from .device_pacing import decoding_beside, open_pacing
 from .expected_sizes import ExpectedSizes
@@ -55,6 +56,8 @@ class DeviceOptions:
     model_cache_bytes: int
     unload_after_s: float = 0.0
     """What nobody has used for so long leaves memory; 0: it stays while there is room."""
+    compiled_dir: Path | None = None
+    """Where compiled forwards are kept; None: nothing is compiled."""
     is_deterministic: bool = False
     """Whether a picture is the same to the bit whatever is drawn beside it, at some cost: see `forwards.py`."""
     owns_process: bool = False
@@ -81,6 +84,9 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     sizes = ExpectedSizes(catalog, assets, formats)
     annotators = AnnotatorShelf(assets.annotators, memory, device=device)
 
+    compiler = None if options.compiled_dir is None else Compiler(options.compiled_dir)
+    forwarding = ForwardOptions(is_deterministic=options.is_deterministic, compiler=compiler)
+
     def load(model_id: str) -> Model:
         if film_ids(model_id) is not None:
             return open_film_model(model_id, assets.films, catalog, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
@@ -89,7 +95,7 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
             whole = load_whole(checkpoint, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
             return WholeModel(model_id, checkpoint.family, whole)
         parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
-        return UnetModel(model_id, parts, assets, memory, annotators, ForwardOptions(is_deterministic=options.is_deterministic))
+        return UnetModel(model_id, parts, assets, memory, annotators, forwarding)
 
     def load_net(net_id: str) -> ControlNetwork:
         try:

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import UNET_FAMILIES, Asset, Checkpoint, ModelBroken, Refused, UnetFamily, part_weights
-from sdapi.pipelines.mapped_weights import common_dtype, place, read_ahead, stored_dtype
+from sdapi.pipelines.mapped_weights import common_dtype, place, stored_dtype
 from sdapi.pipelines.reading_errors import READING_ERRORS
 
 from .prediction_types import predicts_noise
@@ -120,7 +120,6 @@ def load_checkpoint(
     Raises ModelBroken when the files are damaged, and torch.OutOfMemoryError when the device is too small.
     """
     formats = _Formats(dtype, vae_dtype or dtype)
-    read_ahead(checkpoint.weights)
     with _ONE_AT_A_TIME, _quiet():
         try:
             family = _family_of(checkpoint)

@@ -152,7 +152,8 @@ class DrawingLoop:
                         return
                 self._drop_cancelled()
                 self._do_errands()
-                if (admitted := self._admission.next()) is not None:
+                self._retiring.retire()
+                if (admitted := self._admission.next(self._aloft.rows_by_client)) is not None:
                     self._aloft.add(admitted)
                 if self._aloft:
                     self._take_turn()
@@ -202,6 +203,7 @@ class DrawingLoop:
         try:
             freed = self._shelves.clear() + self._safety.evict_idle()
             self._release_memory()
+            self._shelves.memory.take_let_go(0)  # once is enough: it may take most of a second
         except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
             _log.exception("caches could not be cleared")
             return 0

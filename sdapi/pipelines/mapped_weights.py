@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,15 +12,6 @@ from sdapi.catalog.weights import read_header
 
 _FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _OTHER_FLOATS = ("F64", "F8_E4M3", "F8_E5M2")
-
-
-def read_ahead(files: Iterable[Path]) -> None:
-    """Have the system read files that will be mapped: page after page, as they are touched, takes a cold disk several times as long."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in files:
-        with suppress(OSError), path.open("rb") as file:  # whoever reads it in earnest will say what is wrong with it
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def stored_dtype(files: Iterable[Path]) -> torch.dtype | None:

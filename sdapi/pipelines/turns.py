@@ -6,7 +6,7 @@ Three rules, from the outside in:
   charged to those who took part). Within that, whoever has fewest rows goes first, then whose job has the least work left, so that
   one who wants little is not held up by one who wants much; and who has many rows is charged up to three times as much. Whoever comes
   starts level with those who are there, without credit for the time before. Should newcomers never end, whoever waits goes first
-  after two quanta for each of those present.
+  after two quanta, and some turns, for each of those present.
 - Among a client's batches that can't share a forward, the one that has had least.
 - Among the rows of a batch, that of the job with the least work left. A row that was passed over for four rounds of its batch goes
   before these: so ageing takes no more than a quarter of the places, and no row waits for more than five rounds.
@@ -30,6 +30,8 @@ _MOST_CHARGED = 3
 """How many times a client's work counts at most, by its rows."""
 _PATIENCE_QUANTA = 2
 """See above: of everybody's work, for each client present."""
+_REMEMBERED = 0.99
+"""How much of what the dearest turn has cost is still believed a turn later."""
 _PATIENCE_ROUNDS = 4
 """So many rounds of a batch (turns that would seat all of its rows once) a row is passed over before it goes first."""
 _WORTH_WAITING = 1.5
@@ -130,6 +132,8 @@ class _Clients(_Accounts[Hashable]):
     def __init__(self) -> None:
         super().__init__()
         self._total = 0.0
+        self._largest = 0.0
+        """What a turn has cost at most of late."""
         self._at_last: dict[Hashable, float] = {}
         """What everybody together had had when each was part of a turn last, or came."""
 
@@ -140,6 +144,7 @@ class _Clients(_Accounts[Hashable]):
 
     def turn_ended(self, clients: Iterable[Hashable], cost: float) -> None:
         self._total += cost
+        self._largest = max(cost, _REMEMBERED * self._largest)
         for client in clients:
             self._at_last[client] = self._total
 
@@ -149,7 +154,8 @@ class _Clients(_Accounts[Hashable]):
         for wish in wanting:
             least_left[wish.client] = min(wish.left, least_left.get(wish.client, math.inf))
         longest = min(least_left, key=lambda one: self._at_last[one])
-        if self._total - self._at_last[longest] > _PATIENCE_QUANTA * quantum * len(rows_of):
+        at_once = quantum + _MOST_CHARGED * self._largest
+        if self._total - self._at_last[longest] > _PATIENCE_QUANTA * at_once * len(rows_of):
             return longest
         level = min(self[one] for one in least_left)
         near = [one for one in least_left if self[one] <= level + quantum]

@@ -62,7 +62,7 @@ class WarmUp:
             return
         width, height = model.native_px
         started = time.monotonic()
-        request = Txt2Img(checkpoint="", prompt="", width=width, height=height, seed=0, steps=_STEPS)
+        request = Txt2Img(checkpoint="any", prompt="anything", width=width, height=height, seed=0, steps=_STEPS)
         (row,) = model.prepare(request, None)
         for rows in self._rows:
             took_s = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from sdapi.catalog import Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.attention_choice import CUDA_KERNELS, cuda_attention, measured_seconds
+from sdapi.pipelines.compiled_forwards import CompiledForwards
+from sdapi.pipelines.compiler import Compiler
 from sdapi.pipelines.cuda_graphs import CudaRecorder
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.forward_inputs import ForwardInputs, forward
@@ -119,3 +122,20 @@ def test_a_deterministic_device_draws_every_picture_to_the_bit_as_if_it_were_alo
             assert drawn(request) == [picture]
     finally:
         torch.backends.cudnn.deterministic = False
+
+
+@torch.inference_mode()
+def test_a_compiled_forward_is_recorded_and_says_what_the_network_says(parts: UnetComponents, tmp_path: Path) -> None:
+    compiler = Compiler(tmp_path)
+    forwards = Forwards(lambda told: forward(parts.unet, told), CudaRecorder(CUDA), compiled=CompiledForwards(parts.unet, compiler))
+    try:
+        for seed in range(25):
+            forwards.predict(inputs_of(2, seed))
+        compiler.wait(500)
+        assert list(tmp_path.glob("*.pt2")), "it was compiled"
+        for seed in range(3):
+            told = inputs_of(2, seed)
+            assert near(forwards.predict(told), forward(parts.unet, told))
+        assert forwards.compiled == 1
+    finally:
+        compiler.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import threading
 import time
@@ -55,7 +56,7 @@ def test_every_section_writes_its_figures_to_the_report_and_a_line_beside(bench:
     }
     assert levels["our loop, 2 in flight"]["target"] == ">= 1e+09/s: MISSED; p50 < 1e+09 s: met"
     assert found["gpu sdxl arrivals"]["our loop, 8 a second"]["target"] == "mean < 1e+09 s: met"
-    assert all(apart["greatest"] <= 2 for apart in found["gpu sdxl difference"].values())  # type: ignore[operator]
+    assert all(apart["greatest"] <= 2 < apart["spread of the pictures"] for apart in found["gpu sdxl difference"].values())  # type: ignore[operator]
     report = (bench.pages.out / "report.md").read_text(encoding="utf-8")
     assert report.count("\n## ") == len(found) - 1  # the first heading begins the file
     assert "conv" in (bench.pages.out / "kernels-sdxl.txt").read_text(encoding="utf-8")
@@ -77,7 +78,17 @@ def test_parts_that_find_no_time_left_are_named_in_the_report(tmp_path: Path) ->
 
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# A dry run")
-    assert report.count("skipped, time ran short.") == 5
+    assert report.count("skipped, time ran short.") == 6
+
+
+def test_a_part_whose_time_is_over_is_ended_and_named_in_the_report(tmp_path: Path) -> None:
+    part = next(part for part in command._PARTS if part.name == "served")
+    options = argparse.Namespace(out=tmp_path, work=tmp_path, dry_run=True)
+
+    assert not command._ended_well(part, 0.1, options, Pages(tmp_path))
+
+    assert "*SD 1.5, over HTTP: ended after" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "results.jsonl").exists()
 
 
 @pytest.mark.parametrize(("family", "side_px", "step", "vae"), [("sd1", 512, 1.607e12, 2.515e12), ("sdxl", 1024, 13.52e12, 10.47e12)])

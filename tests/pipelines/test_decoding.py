@@ -17,7 +17,7 @@ from sdapi.pipelines.profile import StepProfile
 from sdapi.pipelines.row import Row
 from sdapi.pipelines.tickets import Pictures, Stopped, Trouble
 
-from .drawing import Studio, a_request, an_inpaint_request, demo_parts, draw_alone, greatest_difference
+from .drawing import Asked, Studio, a_request, an_inpaint_request, demo_parts, draw_alone, greatest_difference
 
 
 def pictures(pieces: Sequence[int]) -> list[Image.Image]:
@@ -128,8 +128,9 @@ def beside(wake: Callable[[], None]) -> DecodingStage[Ending]:
 
 
 def known_decodes() -> Pacing:
-    """A device that gains from decoding many at once."""
-    profile = StepProfile({"demo 8x8 decode": {1: 0.01, 2: 0.011, 4: 0.012, 8: 0.013}})
+    """A device that gains from drawing and decoding many at once."""
+    alike = dict.fromkeys((1, 2, 4, 8), 1.0)
+    profile = StepProfile({"demo 8x8 decode": alike, "demo 8x8 77 tokens": alike})
     return Pacing(profile)
 
 
@@ -186,6 +187,39 @@ def test_steps_go_on_while_a_picture_is_decoded_beside_and_a_cancelled_one_lands
     studio.draw()
     assert greatest_difference(long.image, draw_alone(a_request(seed=2, steps=14))) <= 2
     assert len(short.results) == 1
+
+
+def test_a_picture_nobody_wants_any_more_when_it_is_decoded_is_dropped() -> None:
+    """And the loop rests, instead of looking at it for ever."""
+    model, began, go = WatchedModel(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert_set(go)
+
+    model.before = wait
+    stages: list[ThreadedDecoding[Ending]] = []
+
+    def opened(wake: Callable[[], None]) -> DecodingStage[Ending]:
+        stages.append(ThreadedDecoding(wake))
+        return stages[0]
+
+    studio = Studio({"demo": model}, decoding_beside=opened)
+    job = studio.ask(a_request(steps=2))
+    thread = threading.Thread(target=studio.loop.run)
+    studio.asked.append(studio.asked[0])
+    studio.asked[1] = Asked(job.ticket)  # so that the loop goes on when the job has ended
+    thread.start()
+    assert_set(began)
+    job.ticket.cancelled.set()
+    while not job.results:
+        thread.join(0.01)
+    go.set()
+    while stages[0].is_busy or stages[0].has_ended_any:
+        thread.join(0.01)
+    studio.loop.stop()
+    thread.join(10)
+    assert [type(result) for result in job.results] == [Stopped]
 
 
 def test_stopping_while_a_picture_is_decoded_beside_ends_its_job_once() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sdapi.catalog import Catalog
 from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.mapped_weights import common_dtype, place, read_ahead, stored_dtype
+from sdapi.pipelines.mapped_weights import common_dtype, place, stored_dtype
 
 from .tiny_checkpoint import write_diffusers_folder, write_single_file
 
@@ -94,7 +94,3 @@ def test_what_is_in_its_place_is_not_copied_again() -> None:
     before = [weight.data_ptr() for weight in network.parameters()]
     place(network, CPU, torch.float32, channels_last=True)
     assert [weight.data_ptr() for weight in network.parameters()] == before
-
-
-def test_reading_ahead_of_a_file_that_is_gone_is_nobodys_trouble(tmp_path: Path) -> None:
-    read_ahead([tmp_path / "gone.safetensors"])

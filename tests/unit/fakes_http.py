@@ -100,7 +100,7 @@ class FakeJobs:
         self.jobs[job.id] = job
         return job
 
-    async def submit_and_wait(self, asked: Asked, call: Call) -> Job:
+    async def submit(self, asked: Asked, call: Call) -> Job:
         if self.refusal is not None:
             raise self.refusal
         self.asked.append(asked)
@@ -113,6 +113,9 @@ class FakeJobs:
             echo={"endpoint": asked.endpoint, "model_id": asked.model_id or "demo", "file_prefix": "one", **asked.echo},
         )
         return self.add(job)
+
+    async def hold(self, job: Job) -> Job:
+        return job
 
     async def wait(self, job: Job, *, timeout_s: float) -> Job:
         self.waited_s.append(timeout_s)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.record import LINES, append, line, tell
 from benchmarks.table import NOT_MEASURED, Table
 
@@ -47,3 +48,23 @@ def test_a_benchmark_prints_its_table_and_one_line_and_adds_the_line_to_the_fold
     assert printed.startswith(TABLE.markdown())
     (recorded,) = [text for text in printed.splitlines() if text.startswith("{")]
     assert (folder / LINES).read_text(encoding="utf-8").splitlines() == ["{}", recorded]
+
+
+def test_a_report_adds_a_line_of_every_benchmark_to_the_folder_and_tells_of_those_that_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speed() -> Table:
+        return TABLE
+
+    def broken() -> Table:
+        raise OSError("no room")
+
+    monkeypatch.setattr(report, "_BENCHMARKS", (broken, speed))
+    monkeypatch.setattr("sys.argv", ["report", "--out", str(tmp_path)])
+
+    assert report.main() == 1
+    (recorded,) = (tmp_path / LINES).read_text(encoding="utf-8").splitlines()
+    assert json.loads(recorded)["figures"]["ours"]["s"] == 1.5
+    printed = capsys.readouterr().out
+    assert TABLE.markdown() in printed
+    assert "could not be run" in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sdapi.dialects.base import Asked
 from sdapi.domain.errors import ModelNotFound, QueueFull
-from sdapi.domain.job import JobStatus
+from sdapi.domain.job import Job, JobStatus
+from sdapi.jobs.call import Call
 
-from .fakes_http import CLIENT_ID, KEY, LIMITS, FakeServices, a_job, fake_services, http_client
+from .fakes_http import CLIENT_ID, KEY, LIMITS, FakeJobs, FakeServices, a_job, fake_services, http_client
 
 BODY = {"prompt": "a cat", "width": "512", "seed": None}
 HEADERS = {"X-API-KEY": KEY}
@@ -37,6 +40,27 @@ async def test_a_picture_is_drawn_with_and_without_a_trailing_slash(client: http
     assert response.status_code == 200
     assert response.json()["status"] == "success"
     assert response.json()["output"] == ["http://test/images/sd/0-one.png"]
+
+
+async def test_while_a_call_is_held_its_pictures_are_not(client: httpx.AsyncClient, services: FakeServices) -> None:
+    seen: list[object] = []
+
+    class Jobs(FakeJobs):
+        async def submit(self, asked: Asked, call: Call) -> Job:
+            self.sent, self.parsed = call.body, weakref.ref(asked)
+            job = await super().submit(asked, call)
+            self.asked.clear()
+            return job
+
+        async def hold(self, job: Job) -> Job:
+            seen.extend((dict(self.sent), self.parsed()))
+            return job
+
+    services.jobs = Jobs()
+    response = await client.post("/sd/img2img", json=BODY | {"init_image": "AAAA" * 1000}, headers=HEADERS)
+
+    assert response.json()["status"] == "success"
+    assert seen == [{}, None]
 
 
 async def test_img2img_hands_its_picture_on(client: httpx.AsyncClient, services: FakeServices) -> None:

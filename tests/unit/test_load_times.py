@@ -82,6 +82,7 @@ def test_the_residency_tells_what_is_there_what_comes_and_how_long_it_took() -> 
     while residency.lease("a") is None:
         residency.memory.wait_for_load(5)
     assert (set(residency.state.resident), set(residency.state.loading), set(residency.state.load_s)) == ({"a"}, set(), {"a"})
+    assert residency.state.resident_bytes == 10
     residency.release("a")
     while residency.lease("b") is None:
         residency.memory.wait_for_load(5)

@@ -20,6 +20,7 @@ from sdapi.db.session import open_database
 from sdapi.db.tables import JobRow
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.job import JobStatus, NewJob
+from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.http import error_handlers
 from sdapi.http import metrics as http_metrics
 from sdapi.http.metrics import RequestMetrics
@@ -166,6 +167,13 @@ async def test_waiting_and_running_jobs_are_read_from_the_database(sessions: Ses
 async def test_an_empty_queue_is_zero(sessions: Sessions, metrics: Metrics) -> None:
     text = await Scrape(metrics, sessions).read()
     assert (value(text, "sdapi_jobs_queued"), value(text, "sdapi_jobs_running")) == (0, 0)
+
+
+async def test_what_is_in_memory_and_on_its_way_is_told(sessions: Sessions, metrics: Metrics) -> None:
+    in_memory = ModelsInMemory(frozenset({"one", "two"}), loading={"three": 1.0}, resident_bytes=500)
+    text = await Scrape(metrics, sessions, lambda: in_memory).read()
+    names = ("sdapi_models_in_memory", "sdapi_models_in_memory_bytes", "sdapi_models_loading")
+    assert [value(text, name) for name in names] == [2, 500, 1]
 
 
 async def test_without_a_database_the_rest_is_told(tmp_path: Path, metrics: Metrics) -> None:

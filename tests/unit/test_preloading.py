@@ -68,7 +68,7 @@ async def test_a_model_that_can_not_be_loaded_is_told_in_the_log_and_the_next_on
         brought.append(model_id)
         return "its file is damaged" if len(brought) == 1 else None
 
-    preloading = Preloading(Catalog(tmp_path, aliases={"one": "demo", "two": "demo"}, embedded=embedded_model_dir()), bring)
+    preloading = Preloading(Catalog(tmp_path, aliases={"one": "demo", "two": "demo"}, embedded=embedded_model_dir()), bring, lambda _: True)
     with caplog.at_level(logging.ERROR):
         preloading.start(("one", "two"))
         while preloading.coming:
@@ -76,6 +76,15 @@ async def test_a_model_that_can_not_be_loaded_is_told_in_the_log_and_the_next_on
     assert brought == ["demo", "demo"]
     assert [record.__dict__["reason"] for record in caplog.records] == ["its file is damaged"]
     await preloading.stop()
+
+
+async def test_models_that_do_not_fit_into_memory_together_are_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = an_engine(tmp_path, model_cache_bytes=1)
+    with caplog.at_level(logging.WARNING):
+        engine.preload(("demo",))
+        await ended(engine)
+    assert [record.__dict__["models"] for record in caplog.records if "SDAPI_MODEL_CACHE_BYTES" in record.getMessage()] == [["demo"]]
+    await engine.stop()
 
 
 async def test_stopping_meanwhile_ends_it(tmp_path: Path) -> None:

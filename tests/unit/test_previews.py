@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img, Upscale
+from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.progress import Progress
 from sdapi.engine.availability import missing
 from sdapi.engine.base import Outcome, Report, Work
@@ -45,6 +46,9 @@ class Easel:
 
     def room(self) -> int:
         return 0
+
+    def models(self) -> ModelsInMemory:
+        return ModelsInMemory()
 
     def preloading(self) -> tuple[str, ...]:
         return ()
