@@ -70,15 +70,15 @@ class Quiet:
 def at_random(arrivals: int) -> list[AtLoad]:
     """The same moments and requests both ways, at every load."""
     requests = mixed(max(arrivals, _SATURATING), _SIDE_PX)
-    with _loop(_SATURATING) as shared, _loop(1) as alone:
-        for loop in (shared, alone):
-            Asked(loop, 0, requests[0]).picture()
-        capacity = _capacity(shared, requests[:_SATURATING])
-        found = []
-        for load in _LOADS:
-            due = _moments(arrivals, load * capacity)
-            found.append(AtLoad(load, load * capacity, _as_they_come(shared, requests, due), _one_at_a_time(alone, requests, due)))
-    return found
+    # Never two loops at a time: the threads of one would slow the other, though they do nothing.
+    with _loop(_SATURATING) as loop:
+        capacity = _capacity(loop, requests[:_SATURATING])
+        due = {load: _moments(arrivals, load * capacity) for load in _LOADS}
+        shared = {load: _as_they_come(loop, requests, due[load]) for load in _LOADS}
+    with _loop(1) as loop:
+        Asked(loop, 0, requests[0]).picture()
+        one_at_a_time = {load: _one_at_a_time(loop, requests, due[load]) for load in _LOADS}
+    return [AtLoad(load, load * capacity, shared[load], one_at_a_time[load]) for load in _LOADS]
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -18,7 +17,7 @@ from sdapi.pipelines.loop import DrawingLoop
 
 from .record import tell
 from .server import BenchmarkFailed
-from .stock_pipeline import running_loop
+from .stock_pipeline import running_loop, timed
 from .table import NOT_MEASURED, Table
 from .throughput import Asked, mixed
 
@@ -57,20 +56,19 @@ def compare(sides_px: Sequence[int], pictures: int, rounds: int, others: Sequenc
     if folder is None:
         raise BenchmarkFailed("the embedded model is not there")
     found: list[Drawn] = []
-    with ExitStack() as opened:
-        loops = {name: opened.enter_context(running_loop(folder, "auto", pictures, name)) for name in (_EXACT, *others)}
-        for side_px in sides_px:
-            requests = mixed(pictures, side_px)
-            images: dict[str, list[Image.Image]] = {}
-            seconds: dict[str, list[float]] = {name: [] for name in loops}
-            for loop in loops.values():
-                _drawn(loop, [request.model_copy(update={"steps": 2}) for request in requests])
-            for _ in range(rounds):
-                for name, loop in loops.items():
-                    started = time.perf_counter()
-                    images[name] = _drawn(loop, requests)
-                    seconds[name].append(time.perf_counter() - started)
-            found += [_against(images[_EXACT], images[name], name, side_px, seconds[name]) for name in loops]
+    formats = (_EXACT, *others)
+    for side_px in sides_px:
+        requests = mixed(pictures, side_px)
+        images: dict[str, list[Image.Image]] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in formats}
+        for _ in range(rounds):
+            for name in formats:
+                # Never two loops at a time: the threads of one would slow the other, though they do nothing.
+                with running_loop(folder, "auto", pictures, name) as loop:
+                    _drawn(loop, [request.model_copy(update={"steps": 2}) for request in requests])
+                    images[name], took_s = timed(partial(_drawn, loop, requests))
+                seconds[name].append(took_s)
+        found += [_against(images[_EXACT], images[name], name, side_px, seconds[name]) for name in formats]
     return found
 
 

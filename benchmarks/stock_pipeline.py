@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -23,9 +24,12 @@ from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.passing_thread import PassingThread
 from sdapi.pipelines.tickets import Pictures, Result, Ticket
 
 from .server import BenchmarkFailed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,34 @@ def compare(*, side_px: int, steps: int, pictures: int, rounds: int) -> Comparis
         raise BenchmarkFailed("the embedded model is not there")
     requests = [_request(side_px, steps, seed) for seed in range(pictures)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stock = stock_pipeline(folder, device)
+    stock = apart(lambda: stock_pipeline(folder, device))
+    warm_up = requests[0].model_copy(update={"steps": 2})
+    apart(lambda: draw_stock(stock, warm_up))
     seconds: list[tuple[float, float]] = []
-    with running_loop(folder, device, pictures) as loop:
-        # Loads the model and lets torch choose its kernels.
-        warm_up = requests[0].model_copy(update={"steps": 2})
-        draw_stock(stock, warm_up)
-        _draw_together(loop, [warm_up] * pictures)
-        for _ in range(rounds):
-            started = time.perf_counter()
-            expected = [draw_stock(stock, request) for request in requests]
-            middle = time.perf_counter()
-            drawn = _draw_together(loop, requests)
-            seconds.append((middle - started, time.perf_counter() - middle))
+    for _ in range(rounds):
+        expected, stock_s = apart(lambda: timed(lambda: [draw_stock(stock, request) for request in requests]))
+        with running_loop(folder, device, pictures) as loop:
+            # Loads the model and lets torch choose its kernels.
+            _draw_together(loop, [warm_up] * pictures)
+            drawn, loop_s = timed(partial(_draw_together, loop, requests))
+        seconds.append((stock_s, loop_s))
     return Comparison(seconds, max(_difference(one, other) for one, other in zip(expected, drawn, strict=True)))
+
+
+def apart(work: Callable[[], T]) -> T:
+    """What it returns, from a thread that ends with it: torch's threads of a thread that lives on would slow those of another."""
+    thread = PassingThread("sdapi-apart")
+    try:
+        return thread.submit(work).result()
+    finally:
+        thread.shutdown()
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it returns, and how many seconds that took."""
+    started = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - started
 
 
 def _request(side_px: int, steps: int, seed: int) -> Txt2Img:

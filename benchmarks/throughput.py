@@ -9,10 +9,10 @@ import argparse
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from .percentiles import p50, p95
 from .record import tell
 from .server import BenchmarkFailed
 from .stock_batches import draw_batch, static_batches
-from .stock_pipeline import running_loop, stock_pipeline
+from .stock_pipeline import apart, running_loop, stock_pipeline
 from .table import NOT_MEASURED, Table
 
 _PICTURES = 16
@@ -103,33 +103,30 @@ def _request(seed: int, side_px: int, **fields: Any) -> Txt2Img:
 
 
 def compare(requests: Sequence[Txt2Img], rounds: int) -> Ways:
-    """Draw them every way in turns."""
+    """Draw them every way in turns, with the embedded model in float32."""
     ways: dict[str, list[Drawn]] = {_ONE_BY_ONE: [], _STATIC: [], _LOOP: []}
-    with both(len(requests)) as (pipeline, loop):
-        draws: dict[str, Callable[[Sequence[Txt2Img]], Drawn]] = {
-            _ONE_BY_ONE: lambda asked: _in_batches(pipeline, asked, [[place] for place in range(len(asked))]),
-            _STATIC: lambda asked: _in_batches(pipeline, asked, static_batches(asked)),
-            _LOOP: lambda asked: _together(loop, asked),
-        }
-        warm_up = [request.model_copy(update={"steps": 2}) for request in requests]
-        for draw in draws.values():
-            draw(warm_up)
-        for _ in range(rounds):
-            for way, draw in draws.items():
-                ways[way].append(draw(requests))
+    pipeline = apart(lambda: stock_pipeline(_folder(), _device()))
+    one_by_one, alike_together = [[place] for place in range(len(requests))], static_batches(requests)
+    warm_up = [request.model_copy(update={"steps": 2}) for request in requests]
+    apart(lambda: [_in_batches(pipeline, warm_up, batches) for batches in (one_by_one, alike_together)])
+    for _ in range(rounds):
+        ways[_ONE_BY_ONE].append(apart(lambda: _in_batches(pipeline, requests, one_by_one)))
+        ways[_STATIC].append(apart(lambda: _in_batches(pipeline, requests, alike_together)))
+        with running_loop(_folder(), _device(), len(requests)) as loop:
+            _together(loop, warm_up)
+            ways[_LOOP].append(_together(loop, requests))
     return ways
 
 
-@contextmanager
-def both(rows: int) -> Iterator[tuple[Any, DrawingLoop]]:
-    """Diffusers' pipeline and the loop, with the embedded model in float32."""
+def _folder() -> Path:
     folder = embedded_model_dir()
     if folder is None:
         raise BenchmarkFailed("the embedded model is not there")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = stock_pipeline(folder, device)
-    with running_loop(folder, device, rows) as loop:
-        yield pipeline, loop
+    return folder
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _in_batches(pipeline: Any, requests: Sequence[Txt2Img], batches: Sequence[Sequence[int]]) -> Drawn:
@@ -189,7 +186,7 @@ def late_comers(side_px: int, rounds: int) -> list[LateComer]:
     short = _request(1, side_px, steps=_LATE_STEPS, **fields)
     long = _request(2, side_px, steps=_LONG_STEPS, **fields)
     found = []
-    with both(_PICTURES) as (_, loop):
+    with running_loop(_folder(), _device(), _PICTURES) as loop:
         Asked(loop, 0, short).picture()
         for _ in range(rounds):
             alone = Asked(loop, 1, short)

@@ -41,7 +41,7 @@ class Metrics:
         )
         self._queued = Gauge("sdapi_jobs_queued", "Jobs that wait, of all processes on the database", registry=self._registry)
         self._running = Gauge("sdapi_jobs_running", "Jobs being drawn, of all processes on the database", registry=self._registry)
-        self._resident = Gauge("sdapi_models_in_memory", "Checkpoints and upscalers this process could draw with at once", registry=self._registry)
+        self._resident = Gauge("sdapi_models_in_memory", "Checkpoints and upscalers in this process's memory", registry=self._registry)
         self._resident_bytes = Gauge("sdapi_models_in_memory_bytes", "What they take", registry=self._registry)
         self._loading = Gauge("sdapi_models_loading", "Checkpoints and upscalers on their way into memory", registry=self._registry)
         self._database_up = Gauge("sdapi_database_up", "Whether the database answered just now", registry=self._registry)

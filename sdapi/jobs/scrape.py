@@ -38,9 +38,7 @@ class Scrape:
         except (OSError, SQLAlchemyError):
             _log.warning("the queue could not be counted: the database does not answer")
             return self._metrics.render(queued=None, running=None, models=self._models())
-        return self._metrics.render(
-            queued=counts.get(JobStatus.QUEUED, 0), running=counts.get(JobStatus.RUNNING, 0), models=self._models()
-        )
+        return self._metrics.render(queued=counts.get(JobStatus.QUEUED, 0), running=counts.get(JobStatus.RUNNING, 0), models=self._models())
 
     async def _unfinished(self) -> dict[JobStatus, int]:
         unfinished = JobRow.status.in_((JobStatus.QUEUED, JobStatus.RUNNING))

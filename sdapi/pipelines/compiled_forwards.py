@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .compile_spec import CompileSpec, compile_spec
@@ -20,8 +21,8 @@ _WORTH_COMPILING = 20
 """Forwards of a size before it is compiled, which takes half a minute or more of one core."""
 _MOST = 64
 """Sizes of one model."""
-_TOLERANCE = 0.02
-"""Of what a forward says, whose numbers are about one, in half precision; float32 is nearer by far."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.06}
+"""Share of the largest number a forward says that a compiled one may be off by; rounding alone is a fraction of it."""
 
 
 class CompiledForwards:
@@ -62,7 +63,7 @@ class CompiledForwards:
         except Exception as broken:  # noqa: BLE001 - a file from another machine, a missing library: the network itself still runs
             self._compiler.reject(spec, repr(broken))
             return None
-        if not error <= _TOLERANCE:
+        if not error <= _TOLERANCE[self._unet.dtype]:
             self._compiler.reject(spec, f"it says something else than the network, by {error}")
             return None
         return run

@@ -184,7 +184,9 @@ def test_clearing_caches_forgets_idle_models_and_prompts_and_drawing_goes_on() -
     job = studio.ask(a_request(steps=30), on_step=clear)
     studio.draw()
     prompts_of_each = 2 * 77 * demo_parts().text_encoder.config.hidden_size * 4
-    assert freed[0] == models["other"].size_bytes + 2 * prompts_of_each
+    # Of every prompt, and of the batch of both.
+    keys_of_each = 4 * 77 * sum(2 * width for width in (64, 96, 96, 96, 64, 64, 128)) * 4
+    assert freed[0] == models["other"].size_bytes + 2 * (prompts_of_each + keys_of_each)
     assert job.image.tobytes() == draw_alone(a_request(steps=30)).tobytes()
 
 
