@@ -37,7 +37,7 @@ class Admission:
             ticket.done(Stopped())
 
     def next(self, rows_of: Mapping[Hashable, int]) -> Flight | None:
-        """A ticket whose models are there, as rows. No more than one: admitting must never stall those in flight for long.
+        """A ticket whose models are there, as rows. One at a time: admitting must never stall those in flight for long.
 
         The first of the client that has fewest `rows_of` it in flight. One that can't be drawn is told so, and ends the search as well.
         """

@@ -1,14 +1,16 @@
 """The drawing loop: admit, take a turn, retire. Pictures of different users share forwards and join at the next step.
 
 Knows nothing of torch or models: a `Model` prepares rows, predicts for a batch, advances rows and decodes them. One thread runs `run`;
-any thread may `submit`. A cycle admits at most one job and takes one turn: a step of rows that share a forward, or a decode (see
-`turns`). So nobody waits for company, and those in flight wait for no more than one admission and one decode between two steps.
+any thread may `submit`. A cycle admits a job - several where that takes next to no time - and takes one turn: a step of rows that
+share a forward, or a decode (see `turns`). So nobody waits for company, and those in flight wait for about one admission and one decode
+between two steps.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -39,6 +41,8 @@ from .wishes import Wishes
 
 _log = logging.getLogger(__name__)
 
+_ADMITS_WITHIN_S = 0.003
+"""No further job is admitted in a cycle once this has passed: those in flight wait for it."""
 _LOOK_AGAIN_S = 0.05
 """How long a thread that waits for a load or a decode may take to notice that a job was cancelled."""
 
@@ -153,8 +157,7 @@ class DrawingLoop:
                 self._drop_cancelled()
                 self._do_errands()
                 self._retiring.retire()
-                if (admitted := self._admission.next(self._aloft.rows_by_client)) is not None:
-                    self._aloft.add(admitted)
+                self._admit()
                 if self._aloft:
                     self._take_turn()
                 elif self._is_waiting:
@@ -168,6 +171,14 @@ class DrawingLoop:
                 self._pacing.keep()
         finally:
             self._end_all()
+
+    def _admit(self) -> None:
+        """Make jobs whose models are there into rows: as many as take little time together, so that a burst soon shares its forwards."""
+        until = time.monotonic() + _ADMITS_WITHIN_S
+        while (admitted := self._admission.next(self._aloft.rows_by_client)) is not None:
+            self._aloft.add(admitted)
+            if time.monotonic() > until:
+                return
 
     def _drop_cancelled(self) -> None:
         self._admission.drop_cancelled()

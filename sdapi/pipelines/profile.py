@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ _WEIGHT = 0.2
 _MOST_SLOWER = 1.25
 """As how many times its usual length a forward counts at most: something else may have held up the machine."""
 _MOST_SHAPES = 256
+_ASKED_BEFORE_TRIED_AGAIN = 512
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class StepProfile:
             shape: {samples: _Timed(seconds, is_settled=True) for samples, seconds in counts.items()} for shape, counts in given.items()
         }
         self._unit_s: float | None = None
+        self._asked: Counter[str] = Counter()
 
     @property
     def known(self) -> dict[str, dict[int, float]]:
@@ -62,7 +65,8 @@ class StepProfile:
             timed.take(seconds)
         self._unit_s = seconds / units if self._unit_s is None else self._unit_s + _WEIGHT * (seconds / units - self._unit_s)
         while len(self._shapes) > _MOST_SHAPES:
-            del self._shapes[next(iter(self._shapes))]
+            gone = next(iter(self._shapes))
+            del self._shapes[gone], self._asked[gone]
 
     def seconds(self, shape: str, samples: int) -> float | None:
         """How long a forward of so many samples takes: measured, or by those measured that are next to it; None where none was."""
@@ -91,23 +95,22 @@ class StepProfile:
     def worth(self, shape: str, *, least: int, start: int, limit: int) -> int:
         """How many samples are worth joining, from `least` (one row) to `limit`; `start` where nothing is known.
 
-        Every time, the largest whose doublings from the smallest all made a row quicker by a twentieth. Sizes of which nothing is known
-        yet are tried by the way: the half of the smallest, and the double of the largest as long as that still gains.
+        The largest of those measured that makes a row quicker by a twentieth for every doubling. Sizes of which too little is known yet
+        are tried by the way: the half of the smallest, and the double of the best until that has shown twice that it gains nothing; and
+        again now and then, because something else may have held up the machine when it showed that.
         """
         counts = self._shapes.get(shape)
         if not counts:
             return start
-        measured = sorted(counts)
-        smallest, largest = measured[0], measured[-1]
+        smallest = min(counts)
         if smallest > least:
             return max(least, smallest // 2)
         best, best_rate = smallest, smallest / counts[smallest].seconds
-        rungs = {smallest * 2**power for power in range(1, math.ceil(math.log2(limit / smallest)) + 1)} if limit > smallest else set()
-        for samples in sorted({one for one in rungs if one <= largest} | {largest}):
-            seconds = self.seconds(shape, samples)
-            if samples <= best or seconds is None:
-                continue
-            rate = samples / seconds
-            if rate >= best_rate * _WORTH ** math.log2(samples / best):
+        settled = sorted(samples for samples, timed in counts.items() if timed.is_settled)
+        for samples in settled:
+            rate = samples / counts[samples].seconds
+            if samples > best and rate >= best_rate * _WORTH ** math.log2(samples / best):
                 best, best_rate = samples, rate
-        return max(least, min(limit, best * 2 if best == largest else best))
+        self._asked[shape] += 1
+        is_known_to_gain_nothing = settled and settled[-1] >= 2 * best and self._asked[shape] % _ASKED_BEFORE_TRIED_AGAIN
+        return max(least, min(limit, best if is_known_to_gain_nothing else 2 * best))

@@ -58,6 +58,17 @@ def test_one_stall_of_the_machine_does_not_change_the_cap() -> None:
     assert profile.worth("s", least=2, start=8, limit=32) == 32
 
 
+def test_a_size_that_was_slow_once_is_tried_again() -> None:
+    profile = StepProfile({"s": {2: 0.010, 4: 0.012, 8: 0.015}})
+    profile.learn("s", 10, 0.2, units=10)
+    assert profile.worth("s", least=2, start=8, limit=32) == 16, "ten say little of sixteen"
+    for _ in range(2):
+        profile.learn("s", 16, 0.2, units=16)
+    assert [profile.worth("s", least=2, start=8, limit=32) for _ in range(3)] == [8, 8, 8]
+    found = [profile.worth("s", least=2, start=8, limit=32) for _ in range(600)]
+    assert found.count(16) == 1, "the machine may have been held up"
+
+
 def test_a_device_that_has_become_slower_is_believed_in_the_end() -> None:
     profile = StepProfile({"s": {2: 0.01}})
     for _ in range(100):
