@@ -20,7 +20,7 @@ from sdapi.catalog import embedded_model_dir
 from sdapi.db.migrations import upgrade
 from sdapi.db.session import open_database
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from .databases import new_sqlite
 from .percentiles import p50, p95

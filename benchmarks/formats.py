@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdapi.catalog import embedded_model_dir
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from .record import tell
 from .server import BenchmarkFailed

@@ -56,7 +56,7 @@ def measure_one(models_dir: Path, family: str, *, side_px: int, dtype_name: str)
     from sdapi.catalog import Catalog
     from sdapi.domain.generation import Txt2Img
     from sdapi.pipelines.families.unet import UnetModel
-    from sdapi.pipelines.loader import load_checkpoint
+    from sdapi.pipelines.loading.loader import load_checkpoint
 
     checkpoint = Catalog(models_dir, aliases={}, embedded=None).get(f"random-{family}")
     if dtype_name == "auto":

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdapi.domain.families import UnetFamily
-from sdapi.pipelines.single_files import SHIPPED_CONFIGS
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 
 _PIECE_BYTES = 10**9
 _SPREAD = 0.02

@@ -23,9 +23,9 @@ from transformers.utils import logging as transformers_logging
 from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.passing_thread import PassingThread
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.memory.passing_thread import PassingThread
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from .server import BenchmarkFailed
 

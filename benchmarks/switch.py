@@ -18,10 +18,10 @@ import torch
 from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.loader import load_checkpoint
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.number_formats import number_formats
-from sdapi.pipelines.passing_thread import PassingThread
+from sdapi.pipelines.forwards.number_formats import number_formats
+from sdapi.pipelines.loading.loader import load_checkpoint
+from sdapi.pipelines.memory.passing_thread import PassingThread
+from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from .random_weights import checkpoint_folder
 from .record import tell

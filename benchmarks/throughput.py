@@ -22,8 +22,8 @@ from PIL import Image
 from sdapi.catalog import EMBEDDED_ID, embedded_model_dir
 from sdapi.domain.generation import SchedulerName, Txt2Img
 from sdapi.domain.progress import Progress
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from .percentiles import p50, p95
 from .record import tell

@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from PIL import Image
 
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from ..percentiles import p50, p95
 from ..server import BenchmarkFailed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sdapi.pipelines.number_formats import number_formats
+from sdapi.pipelines.forwards.number_formats import number_formats
 
 from ..record import circumstances
 from ..stock_pipeline import stock_pipeline

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.number_formats import number_formats
+from sdapi.pipelines.forwards.number_formats import number_formats
+from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from ..percentiles import p50, p95
 from ..stock_batches import draw_batch

@@ -11,7 +11,7 @@ from typing import Literal
 from sdapi.catalog import EMBEDDED_ID, Catalog, embedded_model_dir
 from sdapi.domain.generation import SchedulerName, Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions
-from sdapi.pipelines.loop import DrawingLoop
+from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from ..random_weights import checkpoint_folder
 from ..server import BenchmarkFailed

@@ -28,9 +28,9 @@ from .safety import SafetyRules, with_unsafe_covered
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdapi.pipelines.loop import DrawingLoop
-    from sdapi.pipelines.safety_stage import Verdict
-    from sdapi.pipelines.tickets import Result
+    from sdapi.pipelines.safety.safety_stage import Verdict
+    from sdapi.pipelines.scheduling.loop import DrawingLoop
+    from sdapi.pipelines.scheduling.tickets import Result
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class LocalEngine:
             drawing = await self._drawing_loop()
             if drawing is None or self._problem is not None or self._stopping:
                 return Cancelled() if self._stopping else Failed(_BROKEN)
-            from sdapi.pipelines.tickets import Ticket
+            from sdapi.pipelines.scheduling.tickets import Ticket
 
             drawing.submit(
                 Ticket(

@@ -9,12 +9,12 @@ from sdapi.domain.generation import AnyRequest, SchedulerName
 from .base import Cancelled, Drawn, Failed, Outcome
 
 if TYPE_CHECKING:
-    from sdapi.pipelines.tickets import Result
+    from sdapi.pipelines.scheduling.tickets import Result
 
 
 def outcome_of(result: Result, asked: AnyRequest) -> Outcome:
     """`asked` is the request the job came with."""
-    from sdapi.pipelines.tickets import Pictures, Trouble
+    from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
 
     match result:
         case Pictures(images, seconds, scheduler, drawn, film):

@@ -1,7 +1,8 @@
 """The drawing loop in numbers: when each job of a queue would be done. Pure and deterministic.
 
-It follows `pipelines/loop.py`: jobs of one key advance together, keys take turns by what they have cost, decoding holds up everything
-else on its device, and jobs that find no place wait. Between two events nothing changes, so it goes from event to event, not step by step.
+It follows `pipelines/scheduling/loop.py`: jobs of one key advance together, keys take turns by what they have cost, decoding holds up
+everything else on its device, and jobs that find no place wait. Between two events nothing changes, so it goes from event to event, not
+step by step.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PROGRAM = "sdapi.pipelines.conversion_process"
+_PROGRAM = "sdapi.pipelines.loading.conversion_process"
 _TIMEOUT_S = 3600.0
 _MAX_SENTENCE_CHARS = 1000
 

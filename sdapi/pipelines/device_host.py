@@ -16,28 +16,28 @@ from diffusers.utils import logging as diffusers_logging
 from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
 from sdapi.domain.errors import ModelNotFound
 from sdapi.domain.models_in_memory import film_ids
+from sdapi.pipelines.compiling.compiler import Compiler
+from sdapi.pipelines.control.controlnets import ControlNetwork
+from sdapi.pipelines.forwards.number_formats import number_formats
+from sdapi.pipelines.forwards.unet_forward import ForwardOptions
+from sdapi.pipelines.loading.loader import load_checkpoint, load_controlnet
+from sdapi.pipelines.loading.whole_loader import load_whole
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.expected_sizes import ExpectedSizes
+from sdapi.pipelines.memory.residency import Residency
+from sdapi.pipelines.safety.safety_stage import SafetyStage
+from sdapi.pipelines.scheduling.device_pacing import decoding_beside, open_pacing
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.models import Model
+from sdapi.pipelines.words.translations import Translations
 
-from .compiler import Compiler
-from .controlnets import ControlNetwork
-from .device_pacing import decoding_beside, open_pacing
-from .expected_sizes import ExpectedSizes
 from .families.film import open_film_model
 from .families.unet import UnetModel
 from .families.whole import WholeModel
-from .forwards import ForwardOptions
-from .loader import load_checkpoint, load_controlnet
-from .loop import DrawingLoop
-from .memory import Memory
-from .models import Model
-from .number_formats import number_formats
-from .residency import Residency
-from .safety_stage import SafetyStage
 from .trained_maps.shelf import AnnotatorShelf
-from .translations import Translations
 from .upscalers.face_shelf import FaceShelf
 from .upscalers.kinds import Upscaler
 from .upscalers.loading import load_upscaler
-from .whole_loader import load_whole
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from recipe.detector import detect
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import load_checkpoint
+from sdapi.pipelines.loading.loader import load_checkpoint
 from sdapi.pipelines.upscalers.architecture import network_of
 from sdapi.pipelines.upscalers.model import UpscalerModel
 from tests.pipelines.drawing import Studio, a_request, greatest_difference

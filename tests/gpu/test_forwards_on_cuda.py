@@ -11,14 +11,14 @@ from torch import Tensor
 
 from sdapi.catalog import Catalog, embedded_model_dir
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.attention_choice import CUDA_KERNELS, cuda_attention, measured_seconds
-from sdapi.pipelines.compiled_forwards import CompiledForwards
-from sdapi.pipelines.compiler import Compiler
-from sdapi.pipelines.cuda_graphs import CudaRecorder
+from sdapi.pipelines.compiling.compiled_forwards import CompiledForwards
+from sdapi.pipelines.compiling.compiler import Compiler
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.forward_inputs import ForwardInputs, forward
-from sdapi.pipelines.forwards import ForwardOptions, Forwards
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.forwards.attention_choice import CUDA_KERNELS, cuda_attention, measured_seconds
+from sdapi.pipelines.forwards.cuda_graphs import CudaRecorder
+from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
+from sdapi.pipelines.forwards.unet_forward import ForwardOptions, Forwards
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
 from tests.pipelines.drawing import Studio, a_request
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sdapi.domain.generation import SchedulerName
-from sdapi.pipelines.joint_steps import advance_rows
-from sdapi.pipelines.plan_cache import Plans
-from sdapi.pipelines.row import BatchKey, Row
+from sdapi.pipelines.samplers.joint_steps import advance_rows
+from sdapi.pipelines.samplers.plan_cache import Plans
+from sdapi.pipelines.scheduling.row import BatchKey, Row
 from tests.pipelines.drawing import demo_parts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

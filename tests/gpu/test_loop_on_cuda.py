@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.pipelines.cuda_device import CudaStopwatch, SideStream
-from sdapi.pipelines.decoding import DecodingStage, ThreadedDecoding
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.flights import Ending
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.forwards.cuda_device import CudaStopwatch, SideStream
+from sdapi.pipelines.scheduling.decoding import DecodingStage, ThreadedDecoding
+from sdapi.pipelines.scheduling.flights import Ending
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 from tests.pipelines.drawing import Studio, a_request, greatest_difference
 
 from .test_cuda import demo_on_cuda

@@ -13,9 +13,9 @@ import torch
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 from tests.pipelines.drawing import a_request
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

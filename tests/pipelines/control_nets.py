@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from sdapi.pipelines.controlnets import ControlNetwork
+from sdapi.pipelines.control.controlnets import ControlNetwork
 
 from .drawing import demo_parts
 

@@ -15,8 +15,8 @@ from recipe.scenes import Scene
 from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.tickets import Result, Ticket
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.tickets import Result, Ticket
 
 Drawing = Txt2Img | Img2Img | Inpaint | ControlNet
 

@@ -14,18 +14,18 @@ from sdapi.catalog import Catalog, embedded_model_dir
 from sdapi.catalog.safety import SafetyCheckers
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.progress import Progress
-from sdapi.pipelines.controlnets import ControlNetwork
-from sdapi.pipelines.decoding import DecodingStage
+from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.flights import Ending
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.models import Model
-from sdapi.pipelines.pacing import Pacing
-from sdapi.pipelines.residency import Residency
-from sdapi.pipelines.safety_stage import SafetyStage
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
+from sdapi.pipelines.safety.safety_stage import SafetyStage
+from sdapi.pipelines.scheduling.decoding import DecodingStage
+from sdapi.pipelines.scheduling.flights import Ending
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.models import Model
+from sdapi.pipelines.scheduling.pacing import Pacing
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 from sdapi.pipelines.upscalers.kinds import Upscaler
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdapi.domain.generation import Text2Video
 from sdapi.mp4 import encode_mp4
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from .device import open_device
 from .memory_process import resident_bytes

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdapi.pipelines.loader import UnetComponents
+from sdapi.pipelines.loading.loader import UnetComponents
 
 from .drawing import demo_parts
 

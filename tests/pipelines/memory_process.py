@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from sdapi.pipelines.tickets import Pictures
+from sdapi.pipelines.scheduling.tickets import Pictures
 
 from .device import Device, Wish, open_device
 from .drawing import a_request, demo_parts

@@ -11,9 +11,9 @@ import pytest
 from sdapi.catalog import Assets
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import quiet_loading
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.tickets import Pictures, Stopped
+from sdapi.pipelines.loading.loader import quiet_loading
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 from .lora_files import a_lora, install, kohya
@@ -71,7 +71,7 @@ def reads(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_what_is_added_leaves_when_the_one_budget_is_spent(
     assets: Assets, caplog: pytest.LogCaptureFixture, budget_bytes: int, expected: list[str]
 ) -> None:
-    caplog.set_level("INFO", "sdapi.pipelines.residency")
+    caplog.set_level("INFO", "sdapi.pipelines.memory.residency")
     model = UnetModel("demo", demo_parts(), assets, Memory(budget_bytes))
     pictures = []
     for name in ("moxin", "sharp", "moxin"):
@@ -84,7 +84,7 @@ def test_what_is_added_leaves_when_the_one_budget_is_spent(
 
 
 def test_what_several_jobs_ask_for_is_read_once(assets: Assets, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "sdapi.pipelines.residency")
+    caplog.set_level("INFO", "sdapi.pipelines.memory.residency")
     studio = Studio({"demo": UnetModel("demo", demo_parts(), assets, Memory(1))})
     for seed in range(3):
         studio.ask(a_request(loras=[{"id": "moxin"}], seed=seed))

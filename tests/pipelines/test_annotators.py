@@ -10,7 +10,7 @@ from recipe.scenes import Scene
 
 from sdapi.domain.control_maps import ControlMap, annotator_of, control_map_of
 from sdapi.domain.errors import InvalidRequest
-from sdapi.pipelines.annotators import Map, control_map
+from sdapi.pipelines.control.annotators import Map, control_map
 
 WEIGHTLESS = [kind for kind in ControlMap if kind not in ("hed", "depth", "normal", "segmentation", "openpose", "face_detector")]
 LINES = (ControlMap.CANNY, ControlMap.SCRIBBLE, ControlMap.SOFTEDGE, ControlMap.LINEART)

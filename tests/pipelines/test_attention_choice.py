@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sdapi.pipelines.attention_choice import CUDA_KERNELS, AttentionChoice, Kernel, Shape, choose_attention, measured_seconds
+from sdapi.pipelines.forwards.attention_choice import CUDA_KERNELS, AttentionChoice, Kernel, Shape, choose_attention, measured_seconds
 
 from .drawing import demo_parts
 

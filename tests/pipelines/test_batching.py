@@ -13,8 +13,8 @@ from torch import Tensor
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Stopped, Trouble
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped, Trouble
 
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference
 

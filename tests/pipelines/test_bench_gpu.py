@@ -22,7 +22,7 @@ from benchmarks.gpu.pages import Pages
 from benchmarks.gpu.sections import Bench, clock
 from benchmarks.gpu.subjects import Subject, Targets, drawing, subject
 from benchmarks.stock_pipeline import stock_pipeline
-from sdapi.pipelines.single_files import SHIPPED_CONFIGS
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdapi.pipelines.prompts import PromptEncoder
-from sdapi.pipelines.single_files import SHIPPED_CONFIGS, tokenizer_from
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS, tokenizer_from
+from sdapi.pipelines.words.prompts import PromptEncoder
 
 PROMPT = "a red circle"
 LAYERS = 10

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdapi.pipelines.compile_spec import CompileSpec, compile_spec
-from sdapi.pipelines.compiled_forwards import CompiledForwards
-from sdapi.pipelines.compiler import Compiler
-from sdapi.pipelines.forward_inputs import ForwardInputs, forward
-from sdapi.pipelines.forwards import Forwards
-from sdapi.pipelines.recordings import Run
-from sdapi.pipelines.text_keys import text_keys_of
+from sdapi.pipelines.compiling.compile_spec import CompileSpec, compile_spec
+from sdapi.pipelines.compiling.compiled_forwards import CompiledForwards
+from sdapi.pipelines.compiling.compiler import Compiler
+from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
+from sdapi.pipelines.forwards.recordings import Run
+from sdapi.pipelines.forwards.text_keys import text_keys_of
+from sdapi.pipelines.forwards.unet_forward import Forwards
 
 from .test_forwards import Recordings, inputs_of
 
@@ -118,7 +118,8 @@ def test_the_process_that_compiles_ends_with_the_server(tmp_path: Path) -> None:
     spec = compile_spec(a_unet(1), inputs_of(2))
     # Prints who compiles, and ends without looking after it.
     program = (
-        "import sys; from pathlib import Path; from sdapi.pipelines.compiler import Compiler; from sdapi.pipelines.compile_spec import *;"
+        "import sys; from pathlib import Path; from sdapi.pipelines.compiling.compiler import Compiler;"
+        "from sdapi.pipelines.compiling.compile_spec import *;"
         "c = Compiler(Path(sys.argv[1])); c.file(CompileSpec.from_json(sys.argv[2])); print(c._making.process.pid, flush=True);"
         "import os; os._exit(0)"
     )

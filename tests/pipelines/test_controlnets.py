@@ -24,14 +24,14 @@ from sdapi.catalog import Asset, ModelBroken
 from sdapi.catalog.checkpoint import Layout
 from sdapi.domain.control_maps import ControlMap
 from sdapi.domain.generation import ControlNet, SchedulerName
-from sdapi.pipelines.annotators import control_map
-from sdapi.pipelines.controlnets import ControlNetwork
+from sdapi.pipelines.control.annotators import control_map
+from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import load_controlnet
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.residency import Residency
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Trouble
+from sdapi.pipelines.loading.loader import load_controlnet
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
 
 from .control_nets import a_control_net, a_control_net_model
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference
@@ -256,7 +256,7 @@ class Sized:
 
 
 def test_models_that_do_not_fit_together_are_drawn_with_all_the_same_and_idle_nets_leave_first() -> None:
-    from sdapi.pipelines.leases import Leases
+    from sdapi.pipelines.memory.leases import Leases
 
     memory = Memory(15)
     models: Residency[Sized] = Residency(lambda _: Sized(), memory)

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from sdapi.domain.progress import Progress
-from sdapi.pipelines.decoding import DecodingStage, InlineDecoding, ThreadedDecoding
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.flights import Ending
-from sdapi.pipelines.pacing import Pacing
-from sdapi.pipelines.profile import StepProfile
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Stopped, Trouble
+from sdapi.pipelines.scheduling.decoding import DecodingStage, InlineDecoding, ThreadedDecoding
+from sdapi.pipelines.scheduling.flights import Ending
+from sdapi.pipelines.scheduling.pacing import Pacing
+from sdapi.pipelines.scheduling.profile import StepProfile
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped, Trouble
 
 from .drawing import Asked, Studio, a_request, an_inpaint_request, demo_parts, draw_alone, greatest_difference
 

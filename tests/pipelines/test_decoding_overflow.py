@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdapi.pipelines.decoding_overflow import decoded_in_any_case
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.latent_space import decoded
-from sdapi.pipelines.tickets import Trouble
+from sdapi.pipelines.latents.decoding_overflow import decoded_in_any_case
+from sdapi.pipelines.latents.latent_space import decoded
+from sdapi.pipelines.scheduling.tickets import Trouble
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 

@@ -18,12 +18,12 @@ from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import Upscale
 from sdapi.domain.progress import Progress
 from sdapi.model_downloads.hub import HubListing, ListedFile, choose_files
-from sdapi.pipelines.tickets import Stopped
+from sdapi.pipelines.loading.whole_loader import load_whole
+from sdapi.pipelines.scheduling.tickets import Stopped
 from sdapi.pipelines.upscalers.diffusion import DiffusionUpscaler
 from sdapi.pipelines.upscalers.loading import load_upscaler
 from sdapi.pipelines.upscalers.overlaps import Mosaic, patches_of
 from sdapi.pipelines.upscalers.repainting import Guide
-from sdapi.pipelines.whole_loader import load_whole
 
 from .drawing import Studio, a_request, draw_alone, greatest_difference
 from .test_upscalers import a_picture

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdapi.catalog import Asset, Assets
-from sdapi.pipelines.additions import Additions, AdditionShelves
-from sdapi.pipelines.embeddings import EmbeddingReader, placed, split_by_words
+from sdapi.pipelines.added.additions import Additions, AdditionShelves
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.prompts import PromptEncoder
-from sdapi.pipelines.tickets import Pictures, Trouble
+from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
+from sdapi.pipelines.words.embeddings import EmbeddingReader, placed, split_by_words
+from sdapi.pipelines.words.prompts import PromptEncoder
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 

@@ -10,9 +10,9 @@ import torch
 
 from sdapi.catalog import Assets, Catalog
 from sdapi.domain.models_in_memory import film_entry
-from sdapi.pipelines.expected_sizes import ExpectedSizes
-from sdapi.pipelines.loader import load_checkpoint
-from sdapi.pipelines.number_formats import NumberFormats
+from sdapi.pipelines.forwards.number_formats import NumberFormats
+from sdapi.pipelines.loading.loader import load_checkpoint
+from sdapi.pipelines.memory.expected_sizes import ExpectedSizes
 
 from .tiny_checkpoint import write_diffusers_folder, write_single_file
 

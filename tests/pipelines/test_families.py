@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sdapi.domain.generation import SchedulerName, Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.samplers import Sampler
+from sdapi.pipelines.samplers.sampler import Sampler
+from sdapi.pipelines.scheduling.row import Row
 
 from .drawing import Studio, a_request, an_img2img_request, an_inpaint_request, greatest_difference
 from .test_equals_diffusers import STAND_INS, an_init_image, eta_of

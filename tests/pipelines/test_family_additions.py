@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sdapi.catalog import Assets
 from sdapi.domain.generation import ControlNet, SchedulerName
-from sdapi.pipelines.controlnets import ControlNetwork
+from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents
-from sdapi.pipelines.tickets import Trouble
+from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.scheduling.tickets import Trouble
 
 from .drawing import Studio, a_request, greatest_difference
 from .test_equals_diffusers import an_init_image

@@ -14,9 +14,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from sdapi.catalog import Catalog, ModelBroken
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.prediction_types import predicts_noise
-from sdapi.pipelines.single_files import SHIPPED_CONFIGS, shipped_for
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS, shipped_for
+from sdapi.pipelines.samplers.prediction_types import predicts_noise
 
 from .drawing import Studio, a_request, an_img2img_request, demo_parts
 from .test_equals_diffusers import an_init_image

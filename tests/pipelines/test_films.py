@@ -31,7 +31,7 @@ from sdapi.engine.safety import with_unsafe_covered
 from sdapi.mp4 import encode_mp4
 from sdapi.pipelines.families.film import FilmModel, open_film_model
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.tickets import Pictures, Stopped
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped
 
 from .drawing import Asked, Studio, a_request, demo_parts, greatest_difference
 from .tiny_films import frames_of_mp4, write_film_folder, write_motion_adapter

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.forward_inputs import ForwardInputs, forward
-from sdapi.pipelines.forwards import ForwardOptions, Forwards
-from sdapi.pipelines.recordings import Recording, Run
+from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
+from sdapi.pipelines.forwards.recordings import Recording, Run
+from sdapi.pipelines.forwards.unet_forward import ForwardOptions, Forwards
 
 from .drawing import Studio, a_request, demo_parts, greatest_difference
 from .tiny_families import XL, parts_of

@@ -17,8 +17,8 @@ from sdapi.domain.generation import ControlNet, SchedulerName
 from sdapi.domain.highres import first_size
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Stopped
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped
 
 from . import tiny_families
 from .control_nets import a_control_net, a_control_net_model

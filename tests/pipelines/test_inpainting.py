@@ -23,10 +23,10 @@ from sdapi.catalog import Catalog
 from sdapi.domain.generation import Img2Img, Inpaint, SchedulerName, Txt2Img
 from sdapi.engine.availability import missing
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.inpainting import latent_mask, pixel_mask, pixel_paste
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures
+from sdapi.pipelines.guidance.inpainting import latent_mask, pixel_mask, pixel_paste
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures
 
 from .drawing import Studio, a_request, an_img2img_request, an_inpaint_request, demo_parts, draw_alone, greatest_difference
 from .tiny_checkpoint import write_diffusers_folder, write_single_file

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sdapi.domain.joined_prompts import JoinedPrompt, around_each, joined
-from sdapi.pipelines.embeddings import Embedding, placed
 from sdapi.pipelines.families.unet import UnetModel
+from sdapi.pipelines.words.embeddings import Embedding, placed
 
 from .drawing import a_request, draw_alone, greatest_difference
 from .tiny_families import SD1, XL, Kind, draw_with, parts_of

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sdapi.domain.generation import SchedulerName
-from sdapi.pipelines.halves import Weighted, Words
-from sdapi.pipelines.joint_guidance import guided_together
-from sdapi.pipelines.row import BatchKey, Row
-from sdapi.pipelines.samplers import Sampler
+from sdapi.pipelines.guidance.halves import Weighted, Words
+from sdapi.pipelines.guidance.joint_guidance import guided_together
+from sdapi.pipelines.samplers.sampler import Sampler
+from sdapi.pipelines.scheduling.row import BatchKey, Row
 
 from .drawing import demo_parts
 

@@ -16,16 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdapi.domain.generation import SchedulerName, Txt2Img
 from sdapi.domain.sampler_names import WITH_KARRAS_SIGMAS
-from sdapi.pipelines import planned_samplers
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.joint_steps import advance_rows
-from sdapi.pipelines.plan_cache import Plans
-from sdapi.pipelines.plan_probing import planned
-from sdapi.pipelines.planned_samplers import AnySampler, Move, PlannedSampler, advanced_together
-from sdapi.pipelines.row import BatchKey, Row
-from sdapi.pipelines.row_sums import added_up
-from sdapi.pipelines.samplers import Sampler
-from sdapi.pipelines.tickets import Pictures, Trouble
+from sdapi.pipelines.samplers import planned_samplers
+from sdapi.pipelines.samplers.joint_steps import advance_rows
+from sdapi.pipelines.samplers.plan_cache import Plans
+from sdapi.pipelines.samplers.plan_probing import planned
+from sdapi.pipelines.samplers.planned_samplers import AnySampler, Move, PlannedSampler, advanced_together
+from sdapi.pipelines.samplers.row_sums import added_up
+from sdapi.pipelines.samplers.sampler import Sampler
+from sdapi.pipelines.scheduling.row import BatchKey, Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 

@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import Catalog, Checkpoint, ModelBroken
 from sdapi.domain.generation import SchedulerName
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.single_files import SHIPPED_CONFIGS
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 
 from .tiny_checkpoint import ldm_state, write_diffusers_folder, write_single_file
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from sdapi.catalog import Assets
 from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Trouble
+from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 from .lora_files import (

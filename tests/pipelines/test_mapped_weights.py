@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdapi.catalog import Catalog
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint
-from sdapi.pipelines.mapped_weights import common_dtype, place, stored_dtype
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
+from sdapi.pipelines.loading.mapped_weights import common_dtype, place, stored_dtype
 
 from .tiny_checkpoint import write_diffusers_folder, write_single_file
 

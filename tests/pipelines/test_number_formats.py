@@ -11,8 +11,8 @@ from recipe.detector import detect
 
 from sdapi.catalog import Catalog, embedded_model_dir
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import load_checkpoint
-from sdapi.pipelines.number_formats import number_formats
+from sdapi.pipelines.forwards.number_formats import number_formats
+from sdapi.pipelines.loading.loader import load_checkpoint
 
 from .drawing import Studio, a_request, greatest_difference
 

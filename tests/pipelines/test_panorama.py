@@ -20,9 +20,9 @@ from torch import Tensor
 
 from sdapi.domain.generation import SchedulerName, Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents
-from sdapi.pipelines.panorama import window_of
-from sdapi.pipelines.row import Row
+from sdapi.pipelines.guidance.panorama import window_of
+from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.scheduling.row import Row
 
 from .drawing import Studio, a_request, demo_parts, greatest_difference
 from .test_equals_diffusers import stock

@@ -19,10 +19,10 @@ from torch import Tensor
 from sdapi.catalog import Assets, ModelBroken
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents
-from sdapi.pipelines.perturbed_attention import perturbation_scale, perturbed
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Trouble
+from sdapi.pipelines.guidance.perturbed_attention import perturbation_scale, perturbed
+from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Trouble
 
 from . import test_controlnets as led
 from .control_nets import a_control_net_model

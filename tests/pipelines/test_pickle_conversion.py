@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdapi.catalog import Refused
-from sdapi.pipelines.pickle_conversion import convert_to_safetensors
+from sdapi.pipelines.loading.pickle_conversion import convert_to_safetensors
 
 from .upscaler_nets import compact_tensors
 

@@ -16,8 +16,8 @@ from sdapi.domain.generation import SchedulerName
 from sdapi.domain.progress import Progress
 from sdapi.engine.availability import missing
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures
 
 from .drawing import Asked, Studio, a_request, an_img2img_request, demo_parts, draw_alone
 

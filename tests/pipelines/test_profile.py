@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdapi.pipelines.profile import StepProfile
-from sdapi.pipelines.profile_file import ProfileFile
+from sdapi.pipelines.scheduling.profile import StepProfile
+from sdapi.pipelines.scheduling.profile_file import ProfileFile
 
 MEASURED_MS: dict[str, dict[int, float]] = {
     "128": {1: 5.9, 2: 9.1, 4: 11.1, 8: 15.3, 16: 28, 32: 42},

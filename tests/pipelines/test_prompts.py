@@ -6,8 +6,8 @@ import diffusers
 import pytest
 import torch
 
-from sdapi.pipelines.prompt_syntax import BREAK, Fragment, parse_weights
-from sdapi.pipelines.prompts import PromptEncoder
+from sdapi.pipelines.words.prompt_syntax import BREAK, Fragment, parse_weights
+from sdapi.pipelines.words.prompts import PromptEncoder
 
 from .drawing import demo_parts
 

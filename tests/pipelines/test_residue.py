@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, SchedulerName, Txt2Img
-from sdapi.pipelines.tickets import Pictures, Stopped, Trouble
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped, Trouble
 
 from . import control_nets, lora_files
 from .device import Device, Drawing, Wish, open_device

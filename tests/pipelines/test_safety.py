@@ -19,9 +19,9 @@ from sdapi.catalog import ModelBroken, Refused
 from sdapi.catalog.safety import SafetyCheckers
 from sdapi.domain.safety import SAFETY_TYPES, SafetyType
 from sdapi.engine.covering import covered
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.safety import SafetyChecker, read_checker
-from sdapi.pipelines.safety_stage import Question, SafetyStage, Unchecked, Verdict
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.safety.checker import SafetyChecker, read_checker
+from sdapi.pipelines.safety.safety_stage import Question, SafetyStage, Unchecked, Verdict
 
 from .drawing import Studio, a_request
 from .safety_files import blue, install_checker, processor, red

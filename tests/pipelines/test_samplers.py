@@ -13,7 +13,7 @@ from recipe.scenes import Scene
 
 from sdapi.domain.generation import AlgorithmType, Img2Img, SchedulerName, Txt2Img
 from sdapi.domain.sampler_names import WITH_KARRAS_SIGMAS
-from sdapi.pipelines.samplers import Sampler
+from sdapi.pipelines.samplers.sampler import Sampler
 
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference
 

@@ -13,15 +13,15 @@ from sdapi.catalog import Assets, Catalog, embedded_model_dir
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loop import DrawingLoop
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.models import Model
-from sdapi.pipelines.pacing import Pacing
-from sdapi.pipelines.profile import StepProfile
-from sdapi.pipelines.residency import Residency
-from sdapi.pipelines.row import Row
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
-from sdapi.pipelines.warm_up import WarmUp
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
+from sdapi.pipelines.scheduling.loop import DrawingLoop
+from sdapi.pipelines.scheduling.models import Model
+from sdapi.pipelines.scheduling.pacing import Pacing
+from sdapi.pipelines.scheduling.profile import StepProfile
+from sdapi.pipelines.scheduling.row import Row
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.scheduling.warm_up import WarmUp
 
 from .drawing import Asked, Studio, a_request, demo_parts
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sdapi.pipelines.stepped_call import Pause, SteppedCall
+from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
 
 
 def three_steps(said: list[str]) -> SteppedCall[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdapi.catalog import embedded_model_dir
-from sdapi.pipelines.tickets import Pictures, Result, Ticket
+from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from .device import Wish, open_device
 from .drawing import a_request, demo_parts

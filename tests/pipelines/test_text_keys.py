@@ -15,10 +15,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from sdapi.catalog import Assets
+from sdapi.pipelines.added.loras import Applied, Delta, Lora, applied
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.halves import Words
-from sdapi.pipelines.loras import Applied, Delta, Lora, applied
-from sdapi.pipelines.text_keys import TextKeys, text_keys_of
+from sdapi.pipelines.forwards.text_keys import TextKeys, text_keys_of
+from sdapi.pipelines.guidance.halves import Words
 
 from .drawing import Studio, a_request, demo_parts
 from .lora_files import LINEAR, UNET_PATHS, a_lora, install, kohya

@@ -9,8 +9,8 @@ import torch
 from recipe.detector import detect
 
 from sdapi.domain.generation import SchedulerName
-from sdapi.pipelines.row import BatchKey
-from sdapi.pipelines.token_merging import Merge, merging
+from sdapi.pipelines.guidance.token_merging import Merge, merging
+from sdapi.pipelines.scheduling.row import BatchKey
 
 from .drawing import Studio, a_request, demo_parts, draw_alone, greatest_difference
 from .test_equals_diffusers import stock

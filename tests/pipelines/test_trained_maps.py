@@ -21,7 +21,7 @@ from sdapi.catalog import ModelBroken
 from sdapi.catalog.annotators import Annotators
 from sdapi.domain.control_maps import AnnotatorName, ControlMap, annotator_of
 from sdapi.domain.errors import InvalidRequest
-from sdapi.pipelines.annotators import Map, rgb_of
+from sdapi.pipelines.control.annotators import Map, rgb_of
 from sdapi.pipelines.trained_maps.ade20k import PALETTE
 from sdapi.pipelines.trained_maps.faces import Face, draw_faces
 from sdapi.pipelines.trained_maps.reading import read_annotator

@@ -22,10 +22,10 @@ from sdapi.catalog import Assets, ModelBroken
 from sdapi.domain.generation import Translation, Txt2Img
 from sdapi.domain.languages import LANGUAGES
 from sdapi.domain.prompt_words import PromptPiece
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.tickets import Pictures
-from sdapi.pipelines.translations import Translations
-from sdapi.pipelines.translator import Translator, read_translator
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.scheduling.tickets import Pictures
+from sdapi.pipelines.words.translations import Translations
+from sdapi.pipelines.words.translator import Translator, read_translator
 from tests.fixtures.translator import MODEL, damage, install
 
 from .device import Wish, open_device

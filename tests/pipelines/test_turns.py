@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdapi.pipelines.turns import Most, Turn, Turns, Wish
+from sdapi.pipelines.scheduling.turns import Most, Turn, Turns, Wish
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken, Refused
 from sdapi.domain.generation import Upscale
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.families.whole import WholeModel
-from sdapi.pipelines.tickets import Pictures, Stopped
+from sdapi.pipelines.loading.whole_loader import load_whole
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped
 from sdapi.pipelines.upscalers.architecture import network_of
 from sdapi.pipelines.upscalers.loading import load_upscaler
 from sdapi.pipelines.upscalers.model import UpscalerModel
 from sdapi.pipelines.upscalers.networks import CompactNetwork, DenseNetwork
 from sdapi.pipelines.upscalers.tiles import tiles_of
-from sdapi.pipelines.whole_loader import load_whole
 
 from .drawing import Studio, a_request, an_img2img_request, an_inpaint_request, draw_alone, greatest_difference
 from .tiny_whole import write_whole_folder

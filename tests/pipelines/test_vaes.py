@@ -14,9 +14,9 @@ from recipe.scenes import Scene
 from safetensors.torch import save_file
 
 from sdapi.catalog import Assets, Refused
+from sdapi.pipelines.added.vaes import VaeReader
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.tickets import Pictures, Trouble
-from sdapi.pipelines.vaes import VaeReader
+from sdapi.pipelines.scheduling.tickets import Pictures, Trouble
 
 from .drawing import Studio, a_request, an_img2img_request, demo_parts, draw_alone, greatest_difference
 from .tiny_checkpoint import ldm_state, write_diffusers_folder

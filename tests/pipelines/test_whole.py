@@ -32,9 +32,9 @@ from sdapi.domain.generation import Inpaint, SchedulerName, Txt2Img
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.families.whole import WholeModel
-from sdapi.pipelines.inpainting import pixel_paste
-from sdapi.pipelines.tickets import Pictures, Stopped, Trouble
-from sdapi.pipelines.whole_loader import load_whole
+from sdapi.pipelines.guidance.inpainting import pixel_paste
+from sdapi.pipelines.loading.whole_loader import load_whole
+from sdapi.pipelines.scheduling.tickets import Pictures, Stopped, Trouble
 
 from .drawing import Asked, Studio, a_request, an_img2img_request, an_inpaint_request, demo_parts, greatest_difference
 from .tiny_whole import write_whole_folder

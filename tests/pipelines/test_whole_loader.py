@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sdapi.catalog import Catalog, ModelBroken
 from sdapi.pipelines.families.whole import WholeModel
-from sdapi.pipelines.whole_loader import WholeComponents, load_whole
+from sdapi.pipelines.loading.whole_loader import WholeComponents, load_whole
 
 from .drawing import Studio, a_request, greatest_difference
 from .tiny_whole import write_whole_folder

@@ -16,7 +16,7 @@ from PIL import Image
 from sdapi.catalog import Assets, Catalog
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.loader import UnetComponents, load_checkpoint, quiet_loading
+from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint, quiet_loading
 
 from .drawing import Studio
 from .tiny_checkpoint import Family, write_diffusers_folder

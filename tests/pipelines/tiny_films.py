@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import CLIPTextModel, UMT5Config, UMT5EncoderModel
 
 from sdapi.catalog import embedded_model_dir
-from sdapi.pipelines.loader import quiet_loading
+from sdapi.pipelines.loading.loader import quiet_loading
 
 from .tiny_whole import WIDTH, _clip_config, _clip_tokenizer, _t5_tokenizer
 

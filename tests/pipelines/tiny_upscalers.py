@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from sdapi.pipelines.loader import quiet_loading
+from sdapi.pipelines.loading.loader import quiet_loading
 
 from .tiny_whole import WIDTH, _clip_config, _clip_tokenizer
 

@@ -27,7 +27,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from sdapi.pipelines.loader import quiet_loading
+from sdapi.pipelines.loading.loader import quiet_loading
 
 WIDTH = 32
 _LOUDNESS = 4

@@ -616,7 +616,7 @@ def test_a_pickle_becomes_a_model_that_can_be_added(folder: Path, tmp_path: Path
 def test_an_old_embedding_becomes_one_that_can_be_used(tmp_path: Path) -> None:
     import torch
 
-    from sdapi.pipelines.pickle_conversion import convert_to_safetensors
+    from sdapi.pipelines.loading.pickle_conversion import convert_to_safetensors
 
     torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 768)}, "name": "calm"}, tmp_path / "calm.pt")
     convert_to_safetensors(tmp_path / "calm.pt", tmp_path / "calm.safetensors")

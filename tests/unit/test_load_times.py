@@ -9,8 +9,8 @@ import pytest
 
 from sdapi.domain.models_in_memory import ModelsInMemory, upscaler_entry, upscaler_id
 from sdapi.engine.load_times import EngineState, ready_in_s
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
 
 NOW_S = 1000.0
 SIZES = {"small": 10_000_000, "large": 3_000_000_000}

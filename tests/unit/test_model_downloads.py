@@ -776,7 +776,7 @@ async def test_a_hub_that_talks_nonsense_fails_the_download(answer: bytes, worke
 async def test_a_real_model_from_the_hub_can_be_loaded(workers: Workers, models: Path, source: ModelSource, tmp_path: Path) -> None:
     import torch
 
-    from sdapi.pipelines.loader import load_checkpoint
+    from sdapi.pipelines.loading.loader import load_checkpoint
     from tests.pipelines.tiny_checkpoint import write_diffusers_folder
 
     files = folder_bytes(write_diffusers_folder(tmp_path / "tiny"))

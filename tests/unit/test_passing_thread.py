@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sdapi.pipelines.passing_thread import PassingThread
+from sdapi.pipelines.memory.passing_thread import PassingThread
 
 NAME = "a-passing-thread"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
 
 
 @dataclass

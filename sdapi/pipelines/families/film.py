@@ -21,8 +21,10 @@ from sdapi.domain.families import refusal
 from sdapi.domain.films import Film
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img
 from sdapi.domain.models_in_memory import film_ids
-from sdapi.pipelines.controlnets import ControlNetwork
-from sdapi.pipelines.films import (
+from sdapi.pipelines.control.controlnets import ControlNetwork
+from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.scheduling.row import BatchKey
+from sdapi.pipelines.whole.films import (
     decoded,
     decoding_turns,
     drawn_film_size,
@@ -32,10 +34,8 @@ from sdapi.pipelines.films import (
     sampler_asked_for,
     words_and_guidance,
 )
-from sdapi.pipelines.row import BatchKey
-from sdapi.pipelines.stepped_call import Pause, SteppedCall
-from sdapi.pipelines.whole_arguments import fitted, step_arguments
-from sdapi.pipelines.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
+from sdapi.pipelines.whole.whole_arguments import fitted, step_arguments
 
 from .whole import WholeCourse, WholeKey
 

@@ -17,31 +17,31 @@ from torch import Tensor
 from sdapi.catalog import Assets
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.highres import STRENGTH
-from sdapi.pipelines.additions import AdditionShelves
-from sdapi.pipelines.control_hints import controls_of
-from sdapi.pipelines.controlnets import Control, ControlNetwork, Sample, joint_residuals
-from sdapi.pipelines.forward_inputs import ForwardInputs, conditions_of, forward
-from sdapi.pipelines.forwards import ForwardOptions, forwards_of
-from sdapi.pipelines.halves import Half, Words
-from sdapi.pipelines.highres import first_drawing
-from sdapi.pipelines.inpainting import pixel_paste
-from sdapi.pipelines.joint_guidance import guided_together
-from sdapi.pipelines.joint_steps import advance_rows
-from sdapi.pipelines.leases import Held, HeldTogether
-from sdapi.pipelines.loader import UnetComponents
-from sdapi.pipelines.loras import Applied, applied
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.panorama import predict_in_windows, window_of
-from sdapi.pipelines.perturbed_attention import perturbation_scale, perturbed
-from sdapi.pipelines.plan_cache import Plans
-from sdapi.pipelines.planned_samplers import AnySampler
-from sdapi.pipelines.prompts import PromptEncoder
-from sdapi.pipelines.row import BatchKey, NextPhase, Row
-from sdapi.pipelines.starts import Starts
-from sdapi.pipelines.text_keys import text_keys_of
-from sdapi.pipelines.token_merging import merging
+from sdapi.pipelines.added.additions import AdditionShelves
+from sdapi.pipelines.added.loras import Applied, applied
+from sdapi.pipelines.control.control_hints import controls_of
+from sdapi.pipelines.control.controlnets import Control, ControlNetwork, Sample, joint_residuals
+from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, conditions_of, forward
+from sdapi.pipelines.forwards.text_keys import text_keys_of
+from sdapi.pipelines.forwards.unet_forward import ForwardOptions, forwards_of
+from sdapi.pipelines.guidance.halves import Half, Words
+from sdapi.pipelines.guidance.highres import first_drawing
+from sdapi.pipelines.guidance.inpainting import pixel_paste
+from sdapi.pipelines.guidance.joint_guidance import guided_together
+from sdapi.pipelines.guidance.panorama import predict_in_windows, window_of
+from sdapi.pipelines.guidance.perturbed_attention import perturbation_scale, perturbed
+from sdapi.pipelines.guidance.starts import Starts
+from sdapi.pipelines.guidance.token_merging import merging
+from sdapi.pipelines.latents.unet_decoding import UnetDecoder
+from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.leases import Held, HeldTogether
+from sdapi.pipelines.samplers.joint_steps import advance_rows
+from sdapi.pipelines.samplers.plan_cache import Plans
+from sdapi.pipelines.samplers.planned_samplers import AnySampler
+from sdapi.pipelines.scheduling.row import BatchKey, NextPhase, Row
 from sdapi.pipelines.trained_maps.shelf import AnnotatorShelf
-from sdapi.pipelines.unet_decoding import UnetDecoder
+from sdapi.pipelines.words.prompts import PromptEncoder
 
 _LATENT_SCALE = 8
 _LATENT_CHANNELS = 4

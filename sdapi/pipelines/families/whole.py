@@ -20,11 +20,12 @@ from torch import Tensor
 from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.families import WholeFamily, refusal
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
-from sdapi.pipelines.controlnets import ControlNetwork
-from sdapi.pipelines.inpainting import PixelPaste, pixel_paste
-from sdapi.pipelines.row import BatchKey
-from sdapi.pipelines.stepped_call import Pause, SteppedCall
-from sdapi.pipelines.whole_arguments import (
+from sdapi.pipelines.control.controlnets import ControlNetwork
+from sdapi.pipelines.guidance.inpainting import PixelPaste, pixel_paste
+from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.scheduling.row import BatchKey
+from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
+from sdapi.pipelines.whole.whole_arguments import (
     check_size,
     drawn_size,
     fitted,
@@ -34,8 +35,7 @@ from sdapi.pipelines.whole_arguments import (
     step_arguments,
     step_count,
 )
-from sdapi.pipelines.whole_loader import WholeComponents, assembled
-from sdapi.pipelines.whole_preview import Noisy, noisy_latents, preview
+from sdapi.pipelines.whole.whole_preview import Noisy, noisy_latents, preview
 
 _KEY_CELL_PX = 8
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from sdapi.domain.control_maps import ControlMap
-from sdapi.pipelines.annotators import Map, Rgb
+from sdapi.pipelines.control.annotators import Map, Rgb
 
 _METRIC_MODELS = frozenset({"glpn", "zoedepth", "depth_pro"})
 """Which tell metres; the others tell their reciprocals, as control nets are used to."""

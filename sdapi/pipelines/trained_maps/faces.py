@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sdapi.catalog import Refused
 from sdapi.domain.control_maps import ControlMap
-from sdapi.pipelines.annotators import Map, Rgb
+from sdapi.pipelines.control.annotators import Map, Rgb
 
 _FACE_FROM = 0.6
 """How sure the detector must be, from 0 to 1."""

@@ -9,7 +9,7 @@ import torch
 
 from sdapi.catalog import Refused
 from sdapi.domain.control_maps import ControlMap
-from sdapi.pipelines.annotators import Map, Rgb
+from sdapi.pipelines.control.annotators import Map, Rgb
 
 from .skeleton import Pose, draw_skeletons
 

@@ -11,10 +11,10 @@ import torch
 from sdapi.catalog import Refused
 from sdapi.catalog.annotators import InstalledAnnotator
 from sdapi.domain.control_maps import AnnotatorName, ControlMap
-from sdapi.pipelines.annotators import Map, Rgb
-from sdapi.pipelines.loader import quiet_loading
-from sdapi.pipelines.mapped_weights import own_memory
-from sdapi.pipelines.reading_errors import told_as_broken
+from sdapi.pipelines.control.annotators import Map, Rgb
+from sdapi.pipelines.loading.loader import quiet_loading
+from sdapi.pipelines.loading.mapped_weights import own_memory
+from sdapi.pipelines.loading.reading_errors import told_as_broken
 
 from .depth import DepthAnnotator
 from .faces import FaceAnnotator

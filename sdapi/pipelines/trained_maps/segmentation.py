@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sdapi.catalog import Refused
 from sdapi.domain.control_maps import ControlMap
-from sdapi.pipelines.annotators import Map, Rgb
+from sdapi.pipelines.control.annotators import Map, Rgb
 
 from .ade20k import PALETTE
 

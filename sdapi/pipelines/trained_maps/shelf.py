@@ -8,9 +8,9 @@ from PIL import Image
 from sdapi.catalog.annotators import Annotators, InstalledAnnotator
 from sdapi.domain.control_maps import annotator_of, control_map_of
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
-from sdapi.pipelines.annotators import Map, control_map, rgb_of
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.control.annotators import Map, control_map, rgb_of
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
 
 from .reading import Annotator, read_annotator
 

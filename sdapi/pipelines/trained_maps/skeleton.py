@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdapi.pipelines.annotators import Map
+from sdapi.pipelines.control.annotators import Map
 
 # OpenPose's joints, by their place among COCO's 17; the neck is made of the shoulders.
 _NECK = 1

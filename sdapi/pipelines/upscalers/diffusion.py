@@ -18,10 +18,10 @@ from torch import Tensor
 
 from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import MAX_REPAINTED_PIXELS
-from sdapi.pipelines.row import BatchKey
-from sdapi.pipelines.stepped_call import Pause, SteppedCall
-from sdapi.pipelines.whole_arguments import step_arguments
-from sdapi.pipelines.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.scheduling.row import BatchKey
+from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
+from sdapi.pipelines.whole.whole_arguments import step_arguments
 
 from .overlaps import Mosaic, Patch, patches_of
 from .repainting import Guide, PatchCourse, Repainting, Turn

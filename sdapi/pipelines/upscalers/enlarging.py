@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from sdapi.pipelines.row import BatchKey
+from sdapi.pipelines.scheduling.row import BatchKey
 
 from .tiles import Span, Tile
 

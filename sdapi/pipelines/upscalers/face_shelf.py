@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from sdapi.catalog import Assets, ModelBroken, Refused
 from sdapi.domain.control_maps import AnnotatorName
-from sdapi.pipelines.loader import quiet_loading
-from sdapi.pipelines.memory import Memory
-from sdapi.pipelines.residency import Residency
+from sdapi.pipelines.loading.loader import quiet_loading
+from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.residency import Residency
 from sdapi.pipelines.trained_maps.faces import FaceAnnotator
 
 from .faces import FaceRestorer, face_network_of

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdapi.catalog import Refused
-from sdapi.pipelines.row import BatchKey
+from sdapi.pipelines.scheduling.row import BatchKey
 from sdapi.pipelines.trained_maps.faces import FaceAnnotator
 
 from .face_alignment import Placed, framed, paste_face, placed

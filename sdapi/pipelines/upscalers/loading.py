@@ -7,8 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sdapi.catalog import Asset, ModelBroken, Refused
-from sdapi.pipelines.loader import quiet_loading
-from sdapi.pipelines.whole_loader import load_whole
+from sdapi.pipelines.loading.loader import quiet_loading
+from sdapi.pipelines.loading.whole_loader import load_whole
 
 from .architecture import network_of
 from .diffusion import DiffusionUpscaler

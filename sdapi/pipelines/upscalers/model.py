@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
-from sdapi.pipelines.controlnets import ControlNetwork
-from sdapi.pipelines.row import BatchKey
+from sdapi.pipelines.control.controlnets import ControlNetwork
+from sdapi.pipelines.scheduling.row import BatchKey
 
 from .enlarging import Enlarging, TileCourse
 from .networks import DenseNetwork, Network

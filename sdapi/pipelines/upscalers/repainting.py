@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from sdapi.pipelines.row import BatchKey
-from sdapi.pipelines.stepped_call import SteppedCall
+from sdapi.pipelines.scheduling.row import BatchKey
+from sdapi.pipelines.whole.stepped_call import SteppedCall
 
 from .overlaps import Mosaic, Patch
 

@@ -1,0 +1,1 @@
+"""Forwards of sizes that come often, compiled beside the drawing."""

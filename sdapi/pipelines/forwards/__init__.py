@@ -1,0 +1,1 @@
+"""How a UNet is run: number formats, buckets, graphs, compiling, keys and values of prompts."""

@@ -1,0 +1,1 @@
+"""What changes a prediction: halves, panoramas, perturbed attention, merged tokens, masks, a second phase."""

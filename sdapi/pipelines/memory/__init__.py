@@ -1,0 +1,1 @@
+"""What is in memory, for how long, and what brings it there."""

@@ -1,0 +1,1 @@
+"""Whether finished pictures may be shown."""

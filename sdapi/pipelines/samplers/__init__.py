@@ -1,0 +1,1 @@
+"""How latents go from one denoising step to the next."""

@@ -1,0 +1,61 @@
+"""A loaded checkpoint's plans of samplers, made when first asked for: rows that go the same way share one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from sdapi.domain.generation import AlgorithmType, SchedulerName
+from sdapi.pipelines.samplers.plan_probing import planned
+from sdapi.pipelines.samplers.planned_samplers import AnySampler, PlannedSampler
+from sdapi.pipelines.samplers.sampler import Sampler, steps_skipped
+from sdapi.pipelines.samplers.sampler_plans import Plan
+
+_REMEMBERED = 64
+"""One of 150 steps takes about 30 kB: too little to be worth clearing."""
+
+
+class Plans:
+    """Of one scheduler config; the least recently used is forgotten. For use from one thread only."""
+
+    def __init__(self, config: Mapping[str, Any], *, capacity: int = _REMEMBERED) -> None:
+        """`config` is the checkpoint's scheduler_config."""
+        self._config = config
+        self._capacity = capacity
+        self._plans: OrderedDict[tuple[object, ...], Plan | None] = OrderedDict()
+        """None where it is known that no plan can be made."""
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def sampler(
+        self,
+        name: SchedulerName | None,
+        *,
+        steps: int,
+        strength: float | None,
+        use_karras_sigmas: bool | None = None,
+        algorithm_type: AlgorithmType | None = None,
+    ) -> AnySampler:
+        """One row's own, before its first step: by a plan, or where there can be none with a scheduler object. Asked for as Sampler is."""
+
+        def own() -> Sampler:
+            return Sampler(
+                self._config,
+                name,
+                steps=steps,
+                strength=strength,
+                use_karras_sigmas=use_karras_sigmas,
+                algorithm_type=algorithm_type,
+            )
+
+        # Strengths that start at the same step are one to a scheduler, but not to have any.
+        key = (name, steps, strength is None, steps_skipped(steps, strength), use_karras_sigmas, algorithm_type)
+        if key not in self._plans:
+            self._plans[key] = planned(own())
+            if len(self._plans) > self._capacity:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        plan = self._plans[key]
+        return own() if plan is None else PlannedSampler(plan)

@@ -1,0 +1,64 @@
+"""One step of rows that share a forward: predicted together, sampled together, and failing alone."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sdapi.pipelines.scheduling.aloft import Aloft
+from sdapi.pipelines.scheduling.caps import Batch, Caps
+from sdapi.pipelines.scheduling.flights import Flight
+from sdapi.pipelines.scheduling.in_flight import InFlight
+from sdapi.pipelines.scheduling.models import advance_each
+from sdapi.pipelines.scheduling.stopwatch import Stopwatch
+from sdapi.pipelines.scheduling.troubles import trouble
+
+_log = logging.getLogger(__name__)
+
+
+class Stepping:
+    """For use from the device thread only."""
+
+    def __init__(self, aloft: Aloft, caps: Caps, stopwatch: Stopwatch) -> None:
+        """`caps` learns what each forward takes."""
+        self._aloft = aloft
+        self._caps = caps
+        self._stopwatch = stopwatch
+
+    def step(self, active: list[tuple[Flight, InFlight]], batch: Batch) -> None:
+        """One denoising step of these rows, together."""
+        self._advance(active, self._aloft.looks.looked_at(active), batch)
+        for flight in {id(f): f for f, _ in active}.values():
+            if flight in self._aloft:
+                flight.ticket.report(flight.progress)
+
+    def _advance(self, active: list[tuple[Flight, InFlight]], looked_at: InFlight | None, batch: Batch) -> None:
+        """Predict together, step together. A forward that fails is tried again in halves, so that only the culprit's job fails."""
+        try:
+            predictions = self._predict(active, batch)
+        except Exception as error:  # noqa: BLE001 - out of memory and kernel errors must not end neighbours
+            if len(active) > 1:
+                _log.warning("a joint forward failed, trying in halves", extra={"rows": len(active), "error": repr(error)})
+                middle = len(active) // 2
+                self._advance(active[:middle], looked_at, batch)
+                if rest := [(flight, row) for flight, row in active[middle:] if flight in self._aloft]:
+                    self._advance(rest, looked_at, batch)
+                return
+            flight = active[0][0]
+            self._aloft.land(flight, trouble(error, [flight.ticket.job_id], "the drawing failed"))
+            return
+        for (flight, row), predicted in zip(active, predictions, strict=True):
+            if row is looked_at:
+                self._aloft.looks.show(flight, row, predicted)
+        troubles = advance_each(active[0][0].model_of(active[0][1]), [row for _, row in active], predictions)
+        for (flight, _), failure in zip(active, troubles, strict=True):
+            if failure is not None and flight in self._aloft:
+                self._aloft.land(flight, trouble(failure, [flight.ticket.job_id], "the sampler failed"))
+
+    def _predict(self, active: list[tuple[Flight, InFlight]], batch: Batch) -> list[Any]:
+        model, rows = active[0][0].model_of(active[0][1]), [row for _, row in active]
+        samples = sum(row.forwards for row in rows)
+        predictions: list[Any] = self._stopwatch.timed(
+            lambda: model.predict(rows), lambda seconds: self._caps.learn(batch, samples, seconds)
+        )
+        return predictions
