@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,7 +100,12 @@ def _forget_peak(device: str) -> None:
         _CLEAR.write_text(_RESET_PEAK)
 
 
-def measure(models_dir: Path, models: list[str], sides_px: list[int], rows: list[int]) -> Table:
+def measure(
+    models_dir: Path = Path("models"),
+    models: Sequence[str] = ("demo",),
+    sides_px: Sequence[int] = _SIDES_PX,
+    rows: Sequence[int] = _ROWS,
+) -> Table:
     """Every model at every size with every number of rows."""
     found: list[Peak] = []
     for model in models:

@@ -9,17 +9,39 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import batching, concurrency, crash, eta, overhead, queue, start, upscaling
+from . import (
+    arrivals,
+    batching,
+    coldstart,
+    concurrency,
+    crash,
+    eta,
+    formats,
+    memory,
+    overhead,
+    queue,
+    start,
+    switch,
+    throughput,
+    upscaling,
+)
 from .record import append, circumstances, line
 from .table import Table
 
 _BENCHMARKS: tuple[Callable[[], Table], ...] = (
     start.measure,
+    coldstart.measure,
     queue.measure,
     concurrency.measure,
     eta.measure,
     crash.measure,
+    memory.measure,
     batching.measure,
+    throughput.measure,
+    arrivals.measure,
+    switch.measure,
+    formats.measure,
+    # These draw on this thread, whose team of torch's threads would slow the loops of those above.
     upscaling.measure,
     overhead.measure,
 )

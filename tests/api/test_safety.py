@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from sdapi.engine.covering import covered
+from tests.pipelines.drawing import greatest_difference
 from tests.pipelines.safety_files import install_checker
 from tests.webhook_receiver import receiving
 
@@ -108,7 +109,8 @@ async def test_of_several_samples_only_the_unsafe_one_is_covered(tmp_path: Path)
         answer = await post(server, samples=2, safety_checker="yes", safety_checker_type="black")
         assert answer["nsfw_content_detected"] is True
         kept, hidden = await files(server, answer)
-        assert kept == first
+        # How many samples share a forward is learnt from those before, and company changes last bits.
+        assert greatest_difference(opened(kept), opened(first)) <= 2
         assert opened(hidden).getextrema() == ((0, 0), (0, 0), (0, 0))
 
 

@@ -28,6 +28,7 @@ from sdapi.pipelines.control.annotators import control_map
 from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.loading.loader import load_controlnet
+from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.residency import Residency
 from sdapi.pipelines.scheduling.row import Row
@@ -321,7 +322,7 @@ def test_a_damaged_net_or_one_of_another_family_is_refused_in_a_sentence(tmp_pat
 
 
 def test_the_shipped_configuration_is_that_of_the_shipped_unet() -> None:
-    configs = Path(load_controlnet.__code__.co_filename).parent / "configs" / "sd1"
+    configs = SHIPPED_CONFIGS / "sd1"
     unet, controlnet = (json.loads((configs / part / "config.json").read_text()) for part in ("unet", "controlnet"))
     shared = set(unet) & set(controlnet) - {"_class_name"}
     assert {"block_out_channels", "cross_attention_dim", "down_block_types", "layers_per_block"} <= shared
