@@ -62,9 +62,10 @@ def measure_one(models_dir: Path, model: str, *, side_px: int, rows: int) -> Pea
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
 
-    def draw(samples: int, side: int) -> None:
-        drawn = {"checkpoint": model, "prompt": "a red circle", "width": side, "height": side, "seed": 1, "steps": _STEPS}
-        Asked(loop, 1, Txt2Img.model_validate({**drawn, "samples": samples})).picture()
+    def draw(pictures: int, side: int) -> None:
+        drawn = {"checkpoint": model, "prompt": "a red circle", "width": side, "height": side, "steps": _STEPS}
+        for one in [Asked(loop, seed, Txt2Img.model_validate({**drawn, "seed": seed})) for seed in range(pictures)]:
+            one.picture()
 
     before_bytes = _peak_bytes(device)
     draw(1, 64)

@@ -77,10 +77,20 @@ def _better(pace: Pace, model: str, others: dict[str, Pace], history: Sequence[D
     )
     tried = []
     for candidate in neighbours:
-        scaled = candidate.times(_correction(candidate, model, others, history, mine, room)[0])
+        first, _ = _correction(candidate, model, others, history, mine, room)
+        scaled = candidate.times(first)
         factor, error = _correction(scaled, model, others, history, mine, room)
-        tried.append((error + _doubt(scaled), scaled.times(factor)))
+        tried.append((error + _doubt(scaled), scaled.times(_without_overshooting(first, factor))))
     return min(tried, key=lambda pair: pair[0])[1]
+
+
+def _without_overshooting(first: float, second: float) -> float:
+    """The second correction; where it takes back part of the first, about as much of it as hits the mark.
+
+    In a busy queue, jobs take longer by more than what each step does, because they are longer in one another's way.
+    """
+    one, other = math.log(first), math.log(second)
+    return math.exp(other * one / (one - other)) if one * other < 0 else second
 
 
 def _correction(

@@ -1,8 +1,9 @@
 """The drawing loop in numbers: when each job of a queue would be done. Pure and deterministic.
 
-It follows `pipelines/scheduling/loop.py`: jobs of one key advance together, keys take turns by what they have cost, decoding holds up
-everything else on its device, and jobs that find no place wait. Between two events nothing changes, so it goes from event to event, not
-step by step.
+It follows `pipelines/scheduling/turns.py` as far as that tells more: jobs of one key advance together, those with the least work left
+first where a forward can't take all; keys take turns by what they have cost; and jobs that find no place wait. Decoding holds up
+everything else on its device: that steps come between decodes changes little. Between two events nothing changes, so it goes from event
+to event, not step by step.
 """
 
 from __future__ import annotations
@@ -95,6 +96,10 @@ class _Flight:
     def rows(self) -> int:
         return self.demand.shape.rows
 
+    @property
+    def work_left(self) -> float:
+        return self.row_steps * self.demand.shape.step_cost
+
 
 @dataclass
 class _Device:
@@ -114,7 +119,7 @@ class _Device:
             return []
         batches: dict[str, list[tuple[_Flight, int]]] = {}
         taken: dict[str, int] = {}
-        for flight in self.flights:
+        for flight in sorted(self.flights, key=lambda one: one.work_left):
             shape = flight.demand.shape
             if flight.demand.ready_s > now + _NOTHING:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import statistics
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_a_shorter_neighbour_delays_a_job_only_while_it_is_there() -> None:
     assert done(Demand(1, a_shape(steps=10)), Demand(2, a_shape(steps=4))) == {2: 12.0, 1: 12.0 + 6 * 2.0}
 
 
-def test_a_full_forward_takes_the_oldest_first() -> None:
+def test_of_equals_a_full_forward_takes_the_oldest_first() -> None:
     room = Room(places=8, batch_rows=1)
     assert done(Demand(1, a_shape()), Demand(2, a_shape()), room=room) == {1: 20.0, 2: 40.0}
 
@@ -90,6 +91,21 @@ def test_who_finds_no_place_waits_for_one() -> None:
 def test_decoding_holds_up_the_others() -> None:
     demands = (Demand(1, a_shape(steps=4, end_cost=5.0)), Demand(2, a_shape(steps=10)))
     assert done(*demands) == {1: 12.0 + 10.0, 2: 12.0 + 10.0 + 6 * 2.0}
+
+
+def test_who_has_least_to_do_goes_first_where_a_forward_is_full() -> None:
+    room = Room(places=8, batch_rows=1)
+    assert done(Demand(1, a_shape(steps=10)), Demand(2, a_shape(steps=4)), room=room) == {2: 8.0, 1: 28.0}
+
+
+def test_a_short_job_that_comes_later_overtakes_a_long_one_in_flight() -> None:
+    room = Room(places=8, batch_rows=1)
+    assert done(Demand(1, a_shape(steps=10)), Demand(2, a_shape(steps=2), at_s=4.0), room=room) == {2: 8.0, 1: 24.0}
+
+
+def test_nobody_overtakes_who_has_no_place_yet() -> None:
+    room = Room(places=1, batch_rows=1)
+    assert done(Demand(1, a_shape(steps=10)), Demand(2, a_shape(steps=2)), room=room) == {1: 20.0, 2: 24.0}
 
 
 def test_a_job_waits_for_its_model_and_others_are_drawn_meanwhile() -> None:
@@ -224,6 +240,18 @@ def test_a_learned_pace_tells_what_it_was_learned_from_and_what_it_was_not(truth
         shape = a_shape(rows=rows, area=area, step_cost=area / 2, end_cost=0.8 * area)
         told, real = (finish_times([Demand(1, shape)], devices=1, room=ROOMY, paces=which)[1] for which in (paces, Paces({"m": truth})))
         assert told == pytest.approx(real, rel=0.3)
+
+
+def test_what_is_learned_of_a_busy_queue_does_not_swing_from_too_quick_to_too_slow() -> None:
+    truth = Pace(0.001, 0.1, 5.0)
+    jobs = history(Paces({"m": truth}), every_s=truth.step_s(0.5) * 8)
+    demands = [Demand(job.id, job.shape, at_s=job.began_s, device=0) for job in jobs]
+    paces = Paces()
+    for _ in range(6):
+        paces = learned(paces, jobs, ROOMY)
+        replayed = finish_times(demands, devices=1, room=ROOMY, paces=paces)
+        ratios = [(job.seconds or 0) / (replayed[job.id] - job.began_s) for job in jobs]
+        assert statistics.median(ratios) == pytest.approx(1.0, abs=0.1)
 
 
 def alone_at(paces: Paces) -> float:
