@@ -32,7 +32,7 @@ def test_a_shape_nobody_has_drawn_begins_with_the_usual_cap() -> None:
     assert profile_of("128").worth("other", least=2, start=8, limit=32) == 8
 
 
-def drawn_under_load(side: str, *, start: int, turns: int = 40) -> tuple[StepProfile, list[int]]:
+def drawn_under_load(side: str, *, start: int, turns: int = 80) -> tuple[StepProfile, list[int]]:
     """With more rows waiting than ever fit, what the profile makes of the forwards it asks for."""
     profile, asked = StepProfile(), []
     truth = profile_of(side)
@@ -49,7 +49,7 @@ def drawn_under_load(side: str, *, start: int, turns: int = 40) -> tuple[StepPro
 @pytest.mark.parametrize("start", [2, 8, 32])
 def test_load_alone_finds_the_cap_from_wherever_it_begins(side: str, samples: int, start: int) -> None:
     _, asked = drawn_under_load(side, start=start)
-    assert set(asked[-10:]) == {samples}
+    assert asked[-30:].count(samples) >= 28, "but for trying the next size again"
 
 
 def test_one_stall_of_the_machine_does_not_change_the_cap() -> None:
@@ -62,11 +62,24 @@ def test_a_size_that_was_slow_once_is_tried_again() -> None:
     profile = StepProfile({"s": {2: 0.010, 4: 0.012, 8: 0.015}})
     profile.learn("s", 10, 0.2, units=10)
     assert profile.worth("s", least=2, start=8, limit=32) == 16, "ten say little of sixteen"
-    for _ in range(2):
+    for _ in range(3):
         profile.learn("s", 16, 0.2, units=16)
     assert [profile.worth("s", least=2, start=8, limit=32) for _ in range(3)] == [8, 8, 8]
-    found = [profile.worth("s", least=2, start=8, limit=32) for _ in range(600)]
+    found = [profile.worth("s", least=2, start=8, limit=32) for _ in range(32)]
     assert found.count(16) == 1, "the machine may have been held up"
+
+
+def test_a_machine_that_was_busy_while_a_size_was_tried_is_believed_once_it_is_quick() -> None:
+    profile, truth = StepProfile({"s": {2: 0.0091}}), profile_of("128")
+    asked = []
+    for turn in range(200):
+        samples = profile.worth("s", least=2, start=8, limit=32)
+        seconds = truth.seconds("s", samples)
+        assert seconds is not None
+        profile.learn("s", samples, seconds * (4 if turn < 10 else 1), units=samples)
+        asked.append(samples)
+    assert asked[:4] == [4, 4, 4, 2]
+    assert asked.count(32) > 50
 
 
 def test_a_device_that_has_become_slower_is_believed_in_the_end() -> None:

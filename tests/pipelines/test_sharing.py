@@ -152,7 +152,7 @@ def test_a_new_model_is_warmed_up_while_nobody_waits() -> None:
     loop.submit(Ticket(1, a_request(), None, threading.Event(), lambda _: None, results.append))
     loop.run()
     assert isinstance(results[0], Pictures)
-    assert 1 <= warm_up.steps <= 5
+    assert 1 <= warm_up.steps <= 7
     cells = model.native_px[0] // 8
     assert 2 in profile.known[f"demo {cells}x{cells} 77 tokens"], "at the size the model was trained at"
 

@@ -16,23 +16,34 @@ _WORTH = 1.05
 """So much quicker per row a forward of twice the size must be."""
 _WEIGHT = 0.2
 """Of the newest measurement."""
+_WEIGHT_OF_QUICKER = 0.5
+"""Of one that is quicker than those before: what holds up a forward is seldom the device, and never makes it quicker."""
+_SETTLED_AFTER = 3
+"""Measurements of which the quickest counts: in a first forward of its size, kernels are chosen and memory is fetched, and others are
+tried first when many requests come at once, which keeps the machine busy."""
 _MOST_SLOWER = 1.25
 """As how many times its usual length a forward counts at most: something else may have held up the machine."""
 _MOST_SHAPES = 256
-_ASKED_BEFORE_TRIED_AGAIN = 512
+_ASKED_BEFORE_TRIED_AGAIN = 32
+"""Turns. A batch that gains nothing costs little either: it does the work of two."""
 
 
 @dataclass(slots=True)
 class _Timed:
     seconds: float
-    is_settled: bool = False
-    """Whether it was measured more than once: in a first forward of its size, kernels are chosen and memory is fetched."""
+    times: int = 1
+    """It was measured, up to `_SETTLED_AFTER`."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.times >= _SETTLED_AFTER
 
     def take(self, seconds: float) -> None:
         if self.is_settled:
-            self.seconds += _WEIGHT * (min(seconds, _MOST_SLOWER * self.seconds) - self.seconds)
+            weight = _WEIGHT if seconds > self.seconds else _WEIGHT_OF_QUICKER
+            self.seconds += weight * (min(seconds, _MOST_SLOWER * self.seconds) - self.seconds)
         else:
-            self.seconds, self.is_settled = min(seconds, self.seconds), True
+            self.seconds, self.times = min(seconds, self.seconds), self.times + 1
 
 
 class StepProfile:
@@ -42,7 +53,7 @@ class StepProfile:
         """`known` is what `known` gave once, on the same device."""
         given = {} if known is None else known
         self._shapes = {
-            shape: {samples: _Timed(seconds, is_settled=True) for samples, seconds in counts.items()} for shape, counts in given.items()
+            shape: {samples: _Timed(seconds, _SETTLED_AFTER) for samples, seconds in counts.items()} for shape, counts in given.items()
         }
         self._unit_s: float | None = None
         self._asked: Counter[str] = Counter()
@@ -96,8 +107,8 @@ class StepProfile:
         """How many samples are worth joining, from `least` (one row) to `limit`; `start` where nothing is known.
 
         The largest of those measured that makes a row quicker by a twentieth for every doubling. Sizes of which too little is known yet
-        are tried by the way: the half of the smallest, and the double of the best until that has shown twice that it gains nothing; and
-        again now and then, because something else may have held up the machine when it showed that.
+        are tried by the way: the half of the smallest, and the double of the best until that has shown three times that it gains nothing;
+        and again now and then, because something else may have held up the machine when it showed that.
         """
         counts = self._shapes.get(shape)
         if not counts:
