@@ -18,6 +18,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .usual_attention import is_usual
+
 _log = logging.getLogger(__name__)
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -117,10 +119,7 @@ def choose_attention(unet: Any, choice: AttentionChoice) -> None:
 
 
 def _is_usual(attention: Any) -> bool:
-    extras = ("spatial_norm", "group_norm", "norm_q", "norm_k", "add_k_proj")
-    plain = all(getattr(attention, name, None) is None for name in extras) and not attention.residual_connection
-    known = type(attention.processor) in (AttnProcessor2_0, _OnTheFastest)
-    return known and plain and attention.rescale_output_factor == 1 and attention.inner_kv_dim == attention.inner_dim
+    return is_usual(attention, replaced_by=_OnTheFastest) and attention.inner_kv_dim == attention.inner_dim
 
 
 class _OnTheFastest(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped

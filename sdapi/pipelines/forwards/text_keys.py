@@ -21,6 +21,8 @@ from torch.nn import functional
 from sdapi.pipelines.added.loras import Applied, applied
 from sdapi.pipelines.guidance.halves import Words
 
+from .usual_attention import is_usual
+
 _LEAST_BUDGET_BYTES = 64 * 2**20
 _BUDGET_SHARE = 8
 """Of the network's own bytes: about 56 prompts of Stable Diffusion 1, 25 of XL, whose keys and values are large."""
@@ -90,18 +92,10 @@ def text_keys_of(unet: Any, *, budget_bytes: int | None = None) -> TextKeys | No
     """
     attentions = {path: module for path, module in unet.named_modules() if isinstance(module, Attention) and module.is_cross_attention}
     has_own_words = unet.config.get("encoder_hid_dim_type") is None and getattr(unet, "encoder_hid_proj", None) is None
-    if not attentions or not has_own_words or not all(_is_usual(attention) for attention in attentions.values()):
+    if not attentions or not has_own_words or not all(is_usual(attention, replaced_by=_ReadyKeys) for attention in attentions.values()):
         return None
     own_bytes = sum(parameter.nbytes for parameter in unet.parameters())
     return TextKeys(unet, attentions, budget_bytes=budget_bytes or max(_LEAST_BUDGET_BYTES, own_bytes // _BUDGET_SHARE))
-
-
-def _is_usual(attention: Any) -> bool:
-    """Whether it is what `AttnProcessor2_0` does for tokens and nothing else."""
-    extras = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k", "add_k_proj")
-    plain = all(getattr(attention, name, None) is None for name in extras) and not attention.residual_connection
-    known = type(attention.processor) in (AttnProcessor2_0, _ReadyKeys)
-    return known and plain and attention.rescale_output_factor == 1 and not getattr(attention, "fused_projections", False)
 
 
 class _ReadyKeys(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped
