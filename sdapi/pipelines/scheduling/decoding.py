@@ -35,11 +35,6 @@ class DecodingStage(Protocol[PieceT]):
     """For the thread that draws."""
 
     @property
-    def is_beside(self) -> bool:
-        """Whether it works while this thread does something else."""
-        ...
-
-    @property
     def is_busy(self) -> bool:
         """Whether what is given now would wait for what was given before."""
         ...
@@ -65,7 +60,6 @@ class DecodingStage(Protocol[PieceT]):
 class InlineDecoding(Generic[PieceT]):
     """See DecodingStage: `begin` returns when it is done."""
 
-    is_beside = False
     is_busy = False
 
     def __init__(self) -> None:
@@ -91,8 +85,6 @@ class InlineDecoding(Generic[PieceT]):
 
 class ThreadedDecoding(Generic[PieceT]):
     """See DecodingStage: on a thread of its own."""
-
-    is_beside = True
 
     def __init__(self, wake: Callable[[], None], beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """`wake` is called on the stage's thread when there is something to take.
