@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Assets, Catalog
 from sdapi.catalog.model_files import files_bytes
+from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.errors import NotAvailable
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.models_in_memory import ModelsInMemory
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NOTHING_MEASURED = DrawingSpeeds()
 _BROKEN = "the drawing engine does not work"
 """What clients are told; /healthz and the log have the reason."""
 
@@ -223,6 +225,11 @@ class LocalEngine:
         """About how much of picture shares one forward; what the CPU takes, before the device is open."""
         drawing = self._opened()
         return 4 * 512 * 512 if drawing is None else drawing.max_batch_pixels
+
+    def speeds(self) -> DrawingSpeeds:
+        """What the device was measured to take for what was drawn on it; nothing is known before it is open."""
+        drawing = self._opened()
+        return _NOTHING_MEASURED if drawing is None else drawing.speeds
 
     def _opened(self) -> DrawingLoop | None:
         if self._loop is None or not self._loop.done() or self._loop.exception() is not None:

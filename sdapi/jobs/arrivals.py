@@ -24,6 +24,7 @@ class Arrival:
 
     age_s: float
     shape: Shape
+    client: int = 0
 
 
 def expected(arrivals: Sequence[Arrival], *, observed_s: float = math.inf) -> list[Demand]:
@@ -42,4 +43,5 @@ def expected(arrivals: Sequence[Arrival], *, observed_s: float = math.inf) -> li
     rate *= math.exp(-max(0.0, rate * seen[0].age_s - _PAUSE))
     if rate * WINDOW_S < _NEGLIGIBLE:
         return []
-    return [Demand(-1 - i, seen[i % len(seen)].shape, at_s=(i + 1) / rate) for i in range(_MOST)]
+    again = (seen[i % len(seen)] for i in range(_MOST))
+    return [Demand(-1 - i, one.shape, one.client, at_s=(i + 1) / rate) for i, one in enumerate(again)]

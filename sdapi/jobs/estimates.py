@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
+from sdapi.domain.drawing_speeds import WorkSort
 from sdapi.domain.generation import AnyRequest, ControlNet, Img2Img, Inpaint, SchedulerName, Text2Video, Txt2Img, Upscale
 from sdapi.domain.highres import STRENGTH, first_size
 from sdapi.domain.joined_prompts import joined
@@ -28,6 +29,9 @@ _TEMPORAL_FACTOR: Final = 1.3
 _WINDOW_PX: Final = 512
 """The side of a panorama's windows, as most models have it; that of others costs about the same in all."""
 
+_CONTEXT_TOKENS: Final = (77, 154, 231)
+"""Of prompts of one, two and three pieces; longer ones are rare."""
+
 _TWO_FORWARDS_A_STEP: Final = frozenset({SchedulerName.HEUN, SchedulerName.KDPM2, SchedulerName.KDPM2_ANCESTRAL, SchedulerName.KARRAS_VE})
 
 
@@ -49,6 +53,14 @@ class Shape:
     """Of one row, in units of 512 x 512."""
     shares: bool = True
     """Whether it is drawn step by step with others, or as a whole while all others wait."""
+    row_samples: int = 2
+    """What each row adds to a joint forward."""
+    forwards: float = 1.0
+    """How many forwards a step takes, with what control nets add to them."""
+    steps_as: tuple[WorkSort, ...] = ()
+    """What its steps may have been measured as: it depends on how many tokens the prompts come to, which nobody has counted here."""
+    ends_as: WorkSort | None = None
+    """The same of decoding; None where something else comes last, too."""
 
     @property
     def cost(self) -> float:
@@ -70,7 +82,7 @@ def shape_of(request: AnyRequest) -> Shape:
         case Text2Video():
             return _drawing(request, steps=request.steps, factor=_TEMPORAL_FACTOR, frames=request.frames)
         case Upscale():
-            area = _area(request.width, request.height)
+            area = area_of(request.width, request.height)
             cost = _UPSCALE_COST * area + (_FACE_COST if request.face_enhance else 0)
             return Shape(upscaler_entry(request.upscaler), f"upscale {request.upscaler}", 1, 1, cost, 0.0, area, shares=False)
         case _:
@@ -82,6 +94,16 @@ def cost_of(request: AnyRequest) -> float:
     return shape_of(request).cost
 
 
+def forward_cost(area: float, samples: int) -> float:
+    """Of a UNet forward with so many samples."""
+    return area * samples / _UNIT_FORWARDS
+
+
+def decode_cost(area: float) -> float:
+    """Of one picture."""
+    return area * 2 * _DECODE_STEPS / _UNIT_FORWARDS
+
+
 def _drawing(
     request: Txt2Img | Img2Img | Inpaint | ControlNet | Text2Video,
     *,
@@ -90,7 +112,7 @@ def _drawing(
     frames: int = 1,
     with_nets: Sequence[str] = (),
 ) -> Shape:
-    area = _area(request.width, request.height)
+    area = area_of(request.width, request.height)
     prompts = len(joined(request.prompt))
     halves = prompts + (request.guidance_scale > 1 or prompts > 1) + request.self_attention
     if request.scheduler in _TWO_FORWARDS_A_STEP:
@@ -98,11 +120,14 @@ def _drawing(
     drawn_area = _area_of_windows(request.width, request.height) if request.panorama else area
     if request.highres_fix:
         first, second = steps, _steps_from(steps, STRENGTH)
-        first_area = _area(*first_size(request.width, request.height, native_px=_HIGHRES_FIRST_PX))
+        first_area = area_of(*first_size(request.width, request.height, native_px=_HIGHRES_FIRST_PX))
         steps = first + second
         drawn_area = (first * first_area + second * area) / steps
     model = film_entry(request.checkpoint, request.motion_adapter) if isinstance(request, Text2Video) else request.checkpoint
     shares = not isinstance(request, Text2Video)
+    # What windows and first sizes a model has isn't known here.
+    is_measured = shares and not request.panorama and not request.highres_fix
+    sort = WorkSort(model, request.width, request.height, None, merges_tokens=request.token_merging)
     apart = ("panorama" * request.panorama, "merging" * request.token_merging, "" if shares else f"{request.kind} alone")
     key = " ".join((model, f"{request.width}x{request.height}", *with_nets, *filter(None, apart)))
     return Shape(
@@ -110,14 +135,19 @@ def _drawing(
         key=key,
         rows=request.samples,
         steps=steps,
-        step_cost=frames * drawn_area * halves * factor / _UNIT_FORWARDS,
-        end_cost=frames * area * (2 * _DECODE_STEPS / _UNIT_FORWARDS + _UPSCALE_COST * (request.upscale > 0)),
+        step_cost=frames * forward_cost(drawn_area, halves) * factor,
+        end_cost=frames * (decode_cost(area) + _UPSCALE_COST * area * (request.upscale > 0)),
         area=frames * area,
         shares=shares,
+        row_samples=halves,
+        forwards=factor,
+        steps_as=tuple(replace(sort, tokens=tokens) for tokens in _CONTEXT_TOKENS) if is_measured else (),
+        ends_as=sort if is_measured and not request.upscale else None,
     )
 
 
-def _area(width: int, height: int) -> float:
+def area_of(width: int, height: int) -> float:
+    """In units of 512 x 512 pixels."""
     return width * height / (512 * 512)
 
 
@@ -128,4 +158,4 @@ def _steps_from(steps: int, strength: float) -> int:
 def _area_of_windows(width: int, height: int) -> float:
     """Of all windows a panorama is drawn in, together."""
     across, down = min(width, _WINDOW_PX), min(height, _WINDOW_PX)
-    return len(window_starts(width, across, wraps=True)) * len(window_starts(height, down, wraps=False)) * _area(across, down)
+    return len(window_starts(width, across, wraps=True)) * len(window_starts(height, down, wraps=False)) * area_of(across, down)

@@ -9,17 +9,19 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.job import Job, JobStatus
 
 from .arrivals import WINDOW_S, Arrival, expected
 from .board import JobBoard
 from .estimates import Shape, shape_of
+from .measured_pace import fit
 from .pace import DrawnJob, learned
 from .queue_look import FinishedJob, OpenJob, finished_jobs, in_turn, latest_starts, open_jobs, shapes
 from .queue_model import Demand, Paces, Room, finish_times
@@ -46,7 +48,10 @@ class Loads(Protocol):
         """Seconds until the model can be drawn with, if it were asked for now: 0 when it is in memory."""
 
     def batch_pixels(self) -> int:
-        """About how much of picture shares one forward."""
+        """About how much of picture shares one forward, where nothing was measured."""
+
+    def speeds(self) -> DrawingSpeeds:
+        """What the device was measured to take; the same object while nothing was learnt."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ class Estimator:
             running = [job for job in jobs if job.status is JobStatus.RUNNING]
             followed = [*running, *order[:_SIMULATED]]
             await self._know_shapes(session, [*(done.id for done in self._history), *(job.id for job in followed)])
+        if (speeds := self._loads.speeds()) is not self._paces.speeds:
+            self._paces = replace(self._paces, speeds=speeds, fitted=fit(speeds))
         room = Room(self._drawn_at_once, max(1, self._drawn_at_once // 2), self._loads.batch_pixels() / (512 * 512))
         if learn:
             await self._learn(now, running, room)
@@ -177,14 +184,14 @@ class Estimator:
     async def _learn(self, now: datetime, running: Sequence[OpenJob], room: Room) -> None:
         self._learned_at = now
         history = [
-            DrawnJob(done.id, self._shapes[done.id], done.worker, (done.finished_at - now).total_seconds() - done.seconds, done.seconds)
+            DrawnJob(done.id, self._shapes[done.id], done.worker, _began_s(done, now), done.seconds, done.client_id)
             for done in self._history
             if done.id in self._shapes
         ]
         full = len(self._history) == _REMEMBERED
         since_s = min((done.finished_at - now).total_seconds() for done in self._history) if full else -math.inf
         company = [
-            DrawnJob(job.id, self._shapes[job.id], job.worker or "", (job.started_at - now).total_seconds(), None)
+            DrawnJob(job.id, self._shapes[job.id], job.worker or "", (job.started_at - now).total_seconds(), None, job.client_id)
             for job in running
             if job.started_at is not None and job.id in self._shapes and self._board.progress(job.id) is not None
         ]
@@ -202,16 +209,16 @@ class Estimator:
             shape, device, progress = self._shapes[job.id], workers.index(job.worker or ""), self._board.progress(job.id)
             if progress is not None:
                 left = 1 - progress.step / progress.steps if progress.steps else 1.0
-                demands.append(Demand(job.id, shape, left=left, device=device))
+                demands.append(Demand(job.id, shape, job.client_id, left=left, device=device))
             elif job.worker in here or len(workers) == 1:
-                demands.append(Demand(job.id, shape, ready_s=ready_s[shape.model], device=device))
+                demands.append(Demand(job.id, shape, job.client_id, ready_s=ready_s[shape.model], device=device))
             else:
                 # Another process knows how far it is; here it is followed from when it began.
                 began_s = 0.0 if job.started_at is None else min(0.0, (job.started_at - now).total_seconds())
-                demands.append(Demand(job.id, shape, at_s=began_s, device=device))
+                demands.append(Demand(job.id, shape, job.client_id, at_s=began_s, device=device))
         # Other processes may have the model already: only where there is just one device, a load is certain.
         wait_s = {model: seconds if len(workers) == 1 else 0.0 for model, seconds in ready_s.items()}
-        demands += [Demand(job.id, self._shapes[job.id], ready_s=wait_s[self._shapes[job.id].model]) for job in waiting]
+        demands += [Demand(job.id, self._shapes[job.id], job.client_id, ready_s=wait_s[self._shapes[job.id].model]) for job in waiting]
         return demands, len(workers)
 
     def _workers(self, now: datetime, running: Sequence[OpenJob]) -> list[str]:
@@ -222,8 +229,12 @@ class Estimator:
 
     def _arrivals(self, now: datetime, followed: Sequence[OpenJob]) -> tuple[list[Arrival], float]:
         """The jobs that came lately, and for how long back these are all."""
-        came = [Arrival((now - job.created_at).total_seconds(), self._shapes[job.id]) for job in followed if job.id in self._shapes]
-        came += [Arrival((now - job.created_at).total_seconds(), self._shapes[job.id]) for job in self._history if job.id in self._shapes]
+        lately: list[OpenJob | FinishedJob] = [*followed, *self._history]
+        came = [
+            Arrival((now - job.created_at).total_seconds(), self._shapes[job.id], job.client_id)
+            for job in lately
+            if job.id in self._shapes
+        ]
         full = len(self._history) == _REMEMBERED
         return came, (now - min(job.finished_at for job in self._history)).total_seconds() if full else math.inf
 
@@ -231,6 +242,11 @@ class Estimator:
         """What storing and recording take beside the drawing: of the quicker jobs, because the others had to wait for something else."""
         beside = sorted((done.finished_at - done.started_at).total_seconds() - done.seconds for done in self._history)
         return min(_MAX_STORING_S, max(0.0, beside[len(beside) // 4])) if beside else 0.0
+
+
+def _began_s(done: FinishedJob, now: datetime) -> float:
+    """When its drawing began, in seconds from now."""
+    return (done.finished_at - now).total_seconds() - done.seconds
 
 
 def _both(demands: Sequence[Demand], company: Sequence[Demand], devices: int, room: Room, paces: Paces) -> tuple[dict[int, float], float]:

@@ -36,6 +36,7 @@ class FinishedJob:
     """A job that succeeded lately."""
 
     id: int
+    client_id: int
     worker: str
     created_at: datetime
     started_at: datetime
@@ -70,12 +71,20 @@ async def latest_starts(session: AsyncSession, client_ids: Collection[int]) -> d
 
 async def finished_jobs(session: AsyncSession, limit: int) -> list[FinishedJob]:
     """The last `limit` jobs that succeeded, the latest first."""
-    columns = (JobRow.id, JobRow.worker, JobRow.created_at, JobRow.started_at, JobRow.finished_at, JobRow.generation_time_s)
+    columns = (
+        JobRow.id,
+        JobRow.client_id,
+        JobRow.worker,
+        JobRow.created_at,
+        JobRow.started_at,
+        JobRow.finished_at,
+        JobRow.generation_time_s,
+    )
     latest = select(*columns).where(JobRow.status == JobStatus.SUCCEEDED).order_by(JobRow.finished_at.desc()).limit(limit)
     rows = await session.execute(latest)
     return [
-        FinishedJob(job_id, worker or "", created_at, started_at, finished_at, seconds)
-        for job_id, worker, created_at, started_at, finished_at, seconds in rows
+        FinishedJob(job_id, client_id, worker or "", created_at, started_at, finished_at, seconds)
+        for job_id, client_id, worker, created_at, started_at, finished_at, seconds in rows
         if started_at is not None and finished_at is not None and seconds is not None
     ]
 

@@ -1,9 +1,10 @@
 """The drawing loop in numbers: when each job of a queue would be done. Pure and deterministic.
 
 It follows `pipelines/scheduling/turns.py` as far as that tells more: jobs of one key advance together, those with the least work left
-first where a forward can't take all; keys take turns by what they have cost; and jobs that find no place wait. Decoding holds up
-everything else on its device: that steps come between decodes changes little. Between two events nothing changes, so it goes from event
-to event, not step by step.
+first where a forward can't take all; clients share the time, those with many rows having less of it, and of a client's time its keys
+have equal parts; and jobs that find no place wait. What forwards take is what the device was measured to take, as far as it was.
+Decoding holds up everything else on its device: that steps come between decodes changes little. Between two events nothing changes, so
+it goes from event to event, not step by step.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds, Measured
+
 from .estimates import Shape
 
 _NOTHING: Final = 1e-9
+_USUALLY_SLOWER: Final = 1.2
+"""Between forwards samplers are run, jobs are admitted and pictures written, by the same cores."""
+_MOST_CHARGED: Final = 3
+"""As in `turns`: so many rows of a client count."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,30 @@ class Pace:
 
 @dataclass(frozen=True)
 class Paces:
-    """The pace of every model drawn with of late."""
+    """How quickly everything is drawn, as far as it is known."""
 
     by_model: Mapping[str, Pace] = field(default_factory=dict)
+    """Of every model drawn with of late that no device was measured with."""
+    speeds: DrawingSpeeds = field(default_factory=DrawingSpeeds)
+    """What this process's own device was measured to take."""
+    fitted: Mapping[str, Pace] = field(default_factory=dict)
+    """The same as a pace for each of its models, for sizes that weren't measured; see `fit`."""
+    slower: Mapping[str, float] = field(default_factory=dict)
+    """How many times as long as its forwards alone the drawing with each of these models takes."""
 
     def of(self, model: str) -> Pace:
         """Its own; without one the latest other model's, because that at least is of the same device."""
+        if (fitted := self.fitted.get(model)) is not None:
+            return fitted.times(self.slower_by(model))
         return self.by_model.get(model) or next(reversed(list(self.by_model.values())), Pace())
+
+    def slower_by(self, model: str) -> float:
+        """`slower`, or what is usual."""
+        return self.slower.get(model, _USUALLY_SLOWER)
+
+    def measured(self, shape: Shape) -> Measured | None:
+        """What its steps were measured to take; None where they weren't."""
+        return next((found for sort in shape.steps_as if (found := self.speeds.by_sort.get(sort)) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -76,6 +100,7 @@ class Demand:
 
     id: int
     shape: Shape
+    client: int = 0
     at_s: float = 0.0
     """When it comes. Before zero is in the past."""
     left: float = 1.0
@@ -91,6 +116,11 @@ class _Flight:
     demand: Demand
     row_steps: float
     pace: Pace
+    measured: Measured | None
+    slower: float
+    """Than measured."""
+    end_s: float
+    """What comes after its steps, of all its rows."""
 
     @property
     def rows(self) -> int:
@@ -99,6 +129,13 @@ class _Flight:
     @property
     def work_left(self) -> float:
         return self.row_steps * self.demand.shape.step_cost
+
+    def shared_rows(self, room: Room) -> int:
+        """How many rows like its own share a forward."""
+        shape = self.demand.shape
+        if self.measured is None or not shape.shares:
+            return room.rows_of(shape)
+        return max(1, min(room.batch_rows, self.measured.worth // shape.row_samples))
 
 
 @dataclass
@@ -117,20 +154,19 @@ class _Device:
         """Row-steps a second of each flight that advances now."""
         if self.ending:
             return []
-        batches: dict[str, list[tuple[_Flight, int]]] = {}
+        seated: dict[str, list[tuple[_Flight, int]]] = {}
         taken: dict[str, int] = {}
         for flight in sorted(self.flights, key=lambda one: one.work_left):
-            shape = flight.demand.shape
             if flight.demand.ready_s > now + _NOTHING:
                 continue
-            rows = min(flight.rows, self.room.rows_of(shape) - taken.get(shape.key, 0))
+            key = flight.demand.shape.key
+            rows = min(flight.rows, flight.shared_rows(self.room) - taken.get(key, 0))
             if rows > 0:
-                batches.setdefault(shape.key, []).append((flight, rows))
-                taken[shape.key] = taken.get(shape.key, 0) + rows
-        costs = {key: sum(rows * flight.demand.shape.step_cost for flight, rows in batch) for key, batch in batches.items()}
-        # Keys get equal shares of cost, so a second holds as many units of each as this.
-        units = 1 / sum(batch[0][0].pace.step_s(costs[key]) / costs[key] for key, batch in batches.items()) if batches else 0.0
-        return [(flight, rows * units / costs[key]) for key, batch in batches.items() for flight, rows in batch]
+                seated.setdefault(key, []).append((flight, rows))
+                taken[key] = taken.get(key, 0) + rows
+        shares = _shares_of_time(seated)
+        turns = {key: shares[key] / _step_s(seats) for key, seats in seated.items()}
+        return [(flight, rows * turns[key]) for key, seats in seated.items() for flight, rows in seats]
 
     def next_ready(self, now: float) -> float:
         """When the next model is in memory."""
@@ -142,14 +178,14 @@ class _Device:
             self.flights.remove(flight)
             self.ending.append(flight)
             if len(self.ending) == 1:
-                self.ending_until = now + _end_s(flight)
+                self.ending_until = now + flight.end_s
 
     def ended(self, now: float) -> list[_Flight]:
         """Those whose picture is there now."""
         done: list[_Flight] = []
         while self.ending and self.ending_until <= now + _NOTHING:
             done.append(self.ending.popleft())
-            self.ending_until = self.ending_until + _end_s(self.ending[0]) if self.ending else math.inf
+            self.ending_until = self.ending_until + self.ending[0].end_s if self.ending else math.inf
         return done
 
 
@@ -207,8 +243,35 @@ def _place(waiting: deque[Demand], machines: Sequence[_Device], paces: Paces) ->
 
 
 def _flight(demand: Demand, paces: Paces) -> _Flight:
-    return _Flight(demand, demand.shape.rows * demand.shape.steps * demand.left, paces.of(demand.shape.model))
+    shape = demand.shape
+    pace, measured, slower = paces.of(shape.model), paces.measured(shape), paces.slower_by(shape.model)
+    decoding = None if shape.ends_as is None else paces.speeds.by_sort.get(shape.ends_as)
+    end_s = shape.rows * (pace.end_s(shape.end_cost) if decoding is None else decoding.of(1) * slower)
+    return _Flight(demand, shape.rows * shape.steps * demand.left, pace, measured, slower, end_s)
 
 
-def _end_s(flight: _Flight) -> float:
-    return flight.pace.end_s(flight.rows * flight.demand.shape.end_cost)
+def _shares_of_time(seated: Mapping[str, Sequence[tuple[_Flight, int]]]) -> dict[str, float]:
+    """What part of the time each key has; those of other clients who share its forwards come along."""
+    keys: dict[int, set[str]] = {}
+    rows: dict[int, int] = {}
+    for key, seats in seated.items():
+        for flight, count in seats:
+            keys.setdefault(flight.demand.client, set()).add(key)
+            rows[flight.demand.client] = rows.get(flight.demand.client, 0) + count
+    weights = {client: 1 / min(_MOST_CHARGED, count) for client, count in rows.items()}
+    total = sum(weights.values())
+    shares = dict.fromkeys(seated, 0.0)
+    for client, own in keys.items():
+        for key in own:
+            shares[key] += weights[client] / total / len(own)
+    return shares
+
+
+def _step_s(seats: Sequence[tuple[_Flight, int]]) -> float:
+    """Of one forward with these rows in it, or of several where their samplers take several."""
+    flight, rows = seats[0][0], sum(rows for _, rows in seats)
+    if flight.measured is None:
+        return flight.pace.step_s(sum(rows * one.demand.shape.step_cost for one, rows in seats))
+    samples = sum(rows * one.demand.shape.row_samples for one, rows in seats)
+    forwards = sum(rows * one.demand.shape.forwards for one, rows in seats) / rows
+    return flight.measured.of(samples) * forwards * flight.slower

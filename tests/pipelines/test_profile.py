@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sdapi.domain.drawing_speeds import Measured, WorkSort
+from sdapi.pipelines.scheduling.pacing import Pacing
 from sdapi.pipelines.scheduling.profile import StepProfile
 from sdapi.pipelines.scheduling.profile_file import ProfileFile
 
@@ -161,3 +163,27 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, content: bytes) -> None:
 def test_a_profile_that_can_not_be_kept_harms_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     ProfileFile(tmp_path / "file" / "profile.json", DEVICE).close(StepProfile({"s": {2: 0.01}}))
+
+
+@pytest.mark.parametrize(("side", "samples"), [("256", 8), ("512", 2)])
+def test_others_are_told_what_was_measured_and_how_many_are_worth_joining(side: str, samples: int) -> None:
+    sort = WorkSort("m", 512, 512, 77)
+    truth = {count: ms / 1000 for count, ms in MEASURED_MS[side].items()}
+    assert StepProfile({sort.name: truth}).speeds.by_sort == {sort: Measured(truth, samples)}
+
+
+def test_what_was_learnt_is_told_to_others_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("sdapi.pipelines.scheduling.pacing.time.monotonic", lambda: clock[0])
+    sort, profile = WorkSort("m", 512, 512, 77), StepProfile()
+    pacing = Pacing(profile)
+    profile.learn(sort.name, 2, 0.5, units=2)
+    pacing.keep()
+    assert not pacing.speeds.by_sort, "not at every step"
+    clock[0] = 1.0
+    pacing.keep()
+    told = pacing.speeds
+    assert told.by_sort[sort].seconds == {2: 0.5}
+    clock[0] = 2.0
+    pacing.keep()
+    assert pacing.speeds is told, "nothing was learnt since"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds, Measured, WorkSort
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.job import Job, NewJob
 from sdapi.domain.progress import Progress
@@ -36,16 +37,20 @@ class Clock:
 
 
 class KnownLoads:
-    """An engine that says how long each model takes to load."""
+    """An engine that says how long each model takes to load, and what it has measured."""
 
     def __init__(self, load_s: Mapping[str, float] | None = None) -> None:
         self._load_s = load_s or {}
+        self.measured = DrawingSpeeds()
 
     async def load_s(self, model_id: str) -> float:
         return self._load_s.get(model_id, 0.0)
 
     def batch_pixels(self) -> int:
         return 4 * 512 * 512
+
+    def speeds(self) -> DrawingSpeeds:
+        return self.measured
 
 
 class Queue:
@@ -274,3 +279,12 @@ async def test_a_job_that_ended_meanwhile_is_as_good_as_done(sessions: Sessions)
     (job,) = await queue.claim()
     await queue.finish(job, seconds=1.0)
     assert await queue.estimator.eta_s(job) < 0.5
+
+
+async def test_what_the_device_was_measured_to_take_is_believed_at_once(sessions: Sessions) -> None:
+    loads = KnownLoads()
+    queue = Queue(sessions, loads=loads)
+    job = await queue.add(width=256, height=256, steps=20)
+    steps, ends = WorkSort("demo", 256, 256, 77), WorkSort("demo", 256, 256, None)
+    loads.measured = DrawingSpeeds({steps: Measured({2: 0.5}, 2), ends: Measured({1: 1.0}, 1)})
+    assert await queue.estimator.eta_s(job) == pytest.approx(1.2 * (20 * 0.5 + 1.0))

@@ -10,6 +10,7 @@ from threading import Event
 import pytest
 from PIL import Image
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.generation import Img2Img, SchedulerName, Txt2Img, Upscale
 from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.domain.progress import Progress
@@ -61,6 +62,9 @@ class Easel:
 
     def batch_pixels(self) -> int:
         return 0
+
+    def speeds(self) -> DrawingSpeeds:
+        return DrawingSpeeds()
 
     async def stop(self) -> None: ...
 

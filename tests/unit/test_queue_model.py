@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds, Measured, WorkSort
 from sdapi.jobs.arrivals import WINDOW_S, Arrival, expected
-from sdapi.jobs.estimates import Shape
+from sdapi.jobs.estimates import Shape, area_of, decode_cost, forward_cost
+from sdapi.jobs.measured_pace import fit
 from sdapi.jobs.pace import DrawnJob, learned
 from sdapi.jobs.queue_model import Demand, Pace, Paces, Room, finish_times
 
@@ -57,11 +60,11 @@ def test_jobs_of_different_keys_take_turns() -> None:
     assert done(Demand(1, a_shape()), Demand(2, a_shape(key="m 256x256"))) == {1: 40.0, 2: 40.0}
 
 
-def test_keys_take_turns_by_cost_so_that_small_pictures_step_more_often() -> None:
+def test_keys_have_equal_parts_of_the_time_so_that_small_pictures_step_more_often() -> None:
     small = a_shape(key="m 256x256", step_cost=0.125, steps=10)
     both = finish_times([Demand(1, a_shape(steps=100)), Demand(2, small)], devices=1, room=ROOMY, paces=PACES)
-    # Ten small steps cost as much as two and a half large ones, which come between.
-    assert both[2] == pytest.approx(10 * 1.25 + 2.5 * 2.0)
+    # Ten small steps take as long as six and a quarter large ones, which come between.
+    assert both[2] == pytest.approx(10 * 1.25 + 6.25 * 2.0)
 
 
 def test_a_shorter_neighbour_delays_a_job_only_while_it_is_there() -> None:
@@ -233,7 +236,7 @@ def settled(jobs: list[DrawnJob]) -> Paces:
     return paces
 
 
-@pytest.mark.parametrize("truth", [Pace(), Pace(0.03, 0.002, 1.0), Pace(0.001, 0.1, 5.0), Pace(0.3, 1.0, 2.5)])
+@pytest.mark.parametrize("truth", [Pace(), Pace(0.03, 0.02, 1.0), Pace(0.001, 0.1, 5.0), Pace(0.3, 1.0, 2.5)])
 def test_a_learned_pace_tells_what_it_was_learned_from_and_what_it_was_not(truth: Pace) -> None:
     paces = settled(history(Paces({"m": truth}), every_s=truth.step_s(0.5) * 8))
     for rows, area in ((1, 1.0), (4, 0.0625), (2, 0.25)):
@@ -299,3 +302,87 @@ def test_a_job_that_is_still_drawn_counts_as_company() -> None:
     jobs = [DrawnJob(1, long, "w", 0.0, None), DrawnJob(2, a_shape(), "w", 0.0, 0.9)]
     with_company, without = (alone_at(learned(Paces(), some, ROOMY)) for some in (jobs, jobs[1:]))
     assert with_company < without
+
+
+# -- what a device was measured to take ------------------------------------------------------------------------------------------------
+
+STEPS_512 = WorkSort("m", 512, 512, 77)
+ENDS_512 = WorkSort("m", 512, 512, None)
+MEASURED = DrawingSpeeds({STEPS_512: Measured({2: 1.0, 8: 2.5}, 8), ENDS_512: Measured({1: 3.0}, 1)})
+
+
+def a_measured_shape(**changes: object) -> Shape:
+    return a_shape(**{"steps_as": (replace(STEPS_512, tokens=231), STEPS_512), "ends_as": ENDS_512, "end_cost": 9.0, **changes})
+
+
+def measured_done(*demands: Demand, slower: float = 1.0) -> dict[int, float]:
+    paces = Paces({"m": PACE}, MEASURED, slower={"m": slower})
+    return finish_times(demands, devices=1, room=ROOMY, paces=paces)
+
+
+def test_what_was_measured_counts_more_than_any_pace() -> None:
+    assert measured_done(Demand(1, a_measured_shape())) == {1: pytest.approx(10 * 1.0 + 3.0)}
+
+
+def test_between_measured_sizes_a_forward_takes_what_lies_between() -> None:
+    both = measured_done(Demand(1, a_measured_shape()), Demand(2, a_measured_shape()))
+    assert both == {1: pytest.approx(10 * 1.5 + 3.0), 2: pytest.approx(10 * 1.5 + 6.0)}
+
+
+def test_no_more_share_a_forward_than_gain_from_it() -> None:
+    crowd = measured_done(*(Demand(i, a_measured_shape(rows=1, ends_as=None, end_cost=0.0)) for i in range(8)))
+    assert sorted(crowd.values()) == [pytest.approx(25.0)] * 4 + [pytest.approx(50.0)] * 4
+
+
+def test_what_comes_between_the_forwards_counts_as_well() -> None:
+    assert measured_done(Demand(1, a_measured_shape()), slower=1.5) == {1: pytest.approx(1.5 * 13.0)}
+
+
+def test_samplers_that_take_two_forwards_a_step_take_twice_as_long() -> None:
+    assert measured_done(Demand(1, a_measured_shape(forwards=2.0))) == {1: pytest.approx(20.0 + 3.0)}
+
+
+def test_how_much_longer_it_takes_than_measured_is_learned_little_by_little() -> None:
+    truth = Paces(speeds=MEASURED, fitted=fit(MEASURED), slower={"m": 2.0})
+    demands = [Demand(i, a_measured_shape(), at_s=4.0 * i, device=0) for i in range(12)]
+    ended = finish_times(demands, devices=1, room=ROOMY, paces=truth)
+    jobs = [DrawnJob(d.id, d.shape, "w", d.at_s, ended[d.id] - d.at_s) for d in demands]
+    paces, seen = replace(truth, slower={}), []
+    for _ in range(30):
+        paces = learned(paces, jobs, ROOMY)
+        seen.append(paces.slower_by("m"))
+    assert seen == sorted(seen)
+    assert seen[0] < 1.5
+    assert seen[-1] == pytest.approx(2.0, rel=0.05)
+
+
+def test_sizes_that_were_not_measured_follow_from_those_that_were() -> None:
+    truth = Pace(forward_s=0.01, unit_s=0.05, end_weight=3.0)
+    known = {
+        WorkSort("m", side, side, 77): Measured({n: truth.step_s(forward_cost(area_of(side, side), n)) for n in (2, 4, 8)}, 8)
+        for side in (256, 512)
+    }
+    ends = {WorkSort("m", 256, 256, None): Measured({1: truth.end_s(decode_cost(0.25))}, 1)}
+    (found,) = fit(DrawingSpeeds({**known, **ends})).values()
+    for value in ("forward_s", "unit_s", "end_weight"):
+        assert getattr(found, value) == pytest.approx(getattr(truth, value))
+
+
+def test_of_one_size_alone_nothing_is_told_of_what_every_forward_takes() -> None:
+    (found,) = fit(DrawingSpeeds({STEPS_512: Measured({2: 1.0, 4: 1.0}, 4)})).values()
+    assert found.step_s(forward_cost(1.0, 3)) == pytest.approx(1.0)
+
+
+# -- several clients -------------------------------------------------------------------------------------------------------------------
+
+
+def test_clients_share_the_time_however_many_keys_each_has() -> None:
+    of_two_sizes = [Demand(i, a_shape(key=key), 1) for i, key in ((1, "m 512x512"), (2, "m 768x512"))]
+    other = Demand(3, a_shape(key="m 512x768"), 2)
+    finished = finish_times([*of_two_sizes, other], devices=1, room=ROOMY, paces=PACES)
+    # Its own rows make the first client count double: it has a third of the time, a sixth for each size.
+    assert finished[3] == pytest.approx(20.0 / (2 / 3))
+
+
+def test_those_of_one_size_are_drawn_together_whoever_asked() -> None:
+    assert done(Demand(1, a_shape(), 1), Demand(2, a_shape(), 2)) == {1: 30.0, 2: 30.0}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.memory.budget import WORTH_RELEASING_BYTES
@@ -99,6 +100,11 @@ class DrawingLoop:
     def max_batch_pixels(self) -> int:
         """About how much of picture one forward takes."""
         return self._max_batch_pixels
+
+    @property
+    def speeds(self) -> DrawingSpeeds:
+        """What the device was measured to take; any thread may look."""
+        return self._pacing.speeds
 
     def submit(self, ticket: Ticket) -> None:
         """Hand a job in; from any thread."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
+from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.pipelines.scheduling.models import Model
 from sdapi.pipelines.scheduling.profile import StepProfile
 from sdapi.pipelines.scheduling.profile_file import ProfileFile
 from sdapi.pipelines.scheduling.stopwatch import Stopwatch, WallStopwatch
 from sdapi.pipelines.scheduling.warm_up import WarmUp
+
+_TELLS_EVERY_S = 0.5
 
 
 class Pacing:
@@ -26,6 +30,14 @@ class Pacing:
         self.stopwatch: Stopwatch = stopwatch if stopwatch is not None else WallStopwatch()
         self._file = file
         self._warm_up = warm_up
+        self._speeds = DrawingSpeeds() if profile is None else profile.speeds
+        self._told = 0 if profile is None else profile.learnt
+        self._told_at_s = time.monotonic()
+
+    @property
+    def speeds(self) -> DrawingSpeeds:
+        """What was measured, as it was a moment ago; any thread may look."""
+        return self._speeds
 
     def can_warm_up(self, models: Sequence[Model]) -> bool:
         """Whether `warm_up` has something to do."""
@@ -37,7 +49,8 @@ class Pacing:
             self._warm_up.take_step(models, self.profile)
 
     def keep(self) -> None:
-        """Now and then, write what was learnt; on another thread."""
+        """Now and then, tell others what was learnt, and write it on another thread."""
+        self._tell()
         if self._file is not None and self.profile is not None:
             self._file.keep(self.profile)
 
@@ -46,3 +59,8 @@ class Pacing:
         self.stopwatch.collect()
         if self._file is not None and self.profile is not None:
             self._file.close(self.profile)
+
+    def _tell(self) -> None:
+        if self.profile is None or self.profile.learnt == self._told or time.monotonic() - self._told_at_s < _TELLS_EVERY_S:
+            return
+        self._speeds, self._told, self._told_at_s = self.profile.speeds, self.profile.learnt, time.monotonic()

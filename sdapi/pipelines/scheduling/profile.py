@@ -7,10 +7,11 @@ gains no more, further rows only make everybody wait longer.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from sdapi.domain.drawing_speeds import DrawingSpeeds, Measured, seconds_between
 
 _WORTH = 1.05
 """So much quicker per row a forward of twice the size must be."""
@@ -57,6 +58,8 @@ class StepProfile:
         }
         self._unit_s: float | None = None
         self._asked: Counter[str] = Counter()
+        self.learnt = 0
+        """How often something was learnt; nothing has changed since somebody looked where this hasn't."""
 
     @property
     def known(self) -> dict[str, dict[int, float]]:
@@ -67,6 +70,7 @@ class StepProfile:
         """A forward has taken so long, of so much work in a unit that is alike for all shapes."""
         if samples < 1 or not seconds > 0:
             return
+        self.learnt += 1
         # Put in anew, so that the shapes used longest ago come first.
         counts = self._shapes.pop(shape, {})
         self._shapes[shape] = counts
@@ -86,17 +90,7 @@ class StepProfile:
             return None
         if (timed := counts.get(samples)) is not None:
             return timed.seconds
-        measured = sorted(counts)
-        at = bisect_left(measured, samples)
-        if at == 0:
-            # No smaller one is known: it can't take longer.
-            return counts[measured[0]].seconds
-        if at == len(measured):
-            # Beyond what is known nothing is gained.
-            return counts[measured[-1]].seconds * samples / measured[-1]
-        below, above = measured[at - 1], measured[at]
-        share = (samples - below) / (above - below)
-        return counts[below].seconds * (1 - share) + counts[above].seconds * share
+        return seconds_between(sorted(counts), lambda measured: counts[measured].seconds, samples)
 
     def cost_s(self, shape: str, samples: int, *, units: float) -> float:
         """The same; where it was never measured, by what a unit has taken elsewhere. At least it tells more from less."""
@@ -116,12 +110,29 @@ class StepProfile:
         smallest = min(counts)
         if smallest > least:
             return max(least, smallest // 2)
-        best, best_rate = smallest, smallest / counts[smallest].seconds
-        settled = sorted(samples for samples, timed in counts.items() if timed.is_settled)
-        for samples in settled:
-            rate = samples / counts[samples].seconds
-            if samples > best and rate >= best_rate * _WORTH ** math.log2(samples / best):
-                best, best_rate = samples, rate
+        best, is_known_to_gain_nothing = _best(counts)
         self._asked[shape] += 1
-        is_known_to_gain_nothing = settled and settled[-1] >= 2 * best and self._asked[shape] % _ASKED_BEFORE_TRIED_AGAIN
-        return max(least, min(limit, best if is_known_to_gain_nothing else 2 * best))
+        settles = is_known_to_gain_nothing and self._asked[shape] % _ASKED_BEFORE_TRIED_AGAIN
+        return max(least, min(limit, best if settles else 2 * best))
+
+    @property
+    def speeds(self) -> DrawingSpeeds:
+        """What is known now, for others than the thread that draws."""
+        found: dict[str, Measured] = {}
+        for shape, counts in self._shapes.items():
+            best, is_known_to_gain_nothing = _best(counts)
+            seconds = {samples: timed.seconds for samples, timed in counts.items()}
+            found[shape] = Measured(seconds, best if is_known_to_gain_nothing else 2 * best)
+        return DrawingSpeeds.of_names(found)
+
+
+def _best(counts: Mapping[int, _Timed]) -> tuple[int, bool]:
+    """How many samples are worth joining by what was measured, and whether more are known to gain nothing."""
+    best = min(counts)
+    best_rate = best / counts[best].seconds
+    settled = sorted(samples for samples, timed in counts.items() if timed.is_settled)
+    for samples in settled:
+        rate = samples / counts[samples].seconds
+        if samples > best and rate >= best_rate * _WORTH ** math.log2(samples / best):
+            best, best_rate = samples, rate
+    return best, bool(settled) and settled[-1] >= 2 * best
