@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sdapi.domain.progress import Progress
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
+from .arithmetic import Arithmetic, arithmetic, peak_flop_per_s
 from .percentiles import p50, p95
 from .record import tell
 from .server import BenchmarkFailed
@@ -57,6 +59,13 @@ class Drawn:
     images: list[Image.Image]
     seconds: list[float]
     """Of every request, from the moment when all were asked for."""
+    useful_flop: float
+    """What the pictures are in arithmetic; without what is computed in vain."""
+
+    @property
+    def useful_flop_per_s(self) -> float:
+        """At which they were drawn."""
+        return self.useful_flop / max(self.seconds)
 
     @property
     def per_second(self) -> float:
@@ -138,7 +147,7 @@ def _in_batches(pipeline: Any, requests: Sequence[Txt2Img], batches: Sequence[Se
         images |= dict(zip(places, drawn, strict=True))
         seconds |= dict.fromkeys(places, time.perf_counter() - started)
     order = range(len(requests))
-    return Drawn([images[place] for place in order], [seconds[place] for place in order])
+    return Drawn([images[place] for place in order], [seconds[place] for place in order], _flop(requests))
 
 
 class Asked:
@@ -177,7 +186,17 @@ def _together(loop: DrawingLoop, requests: Sequence[Txt2Img]) -> Drawn:
     started = time.perf_counter()
     asked = [Asked(loop, number, request) for number, request in enumerate(requests)]
     images = [one.picture() for one in asked]
-    return Drawn(images, [one.ended - started for one in asked])
+    return Drawn(images, [one.ended - started for one in asked], _flop(requests))
+
+
+def _flop(requests: Sequence[Txt2Img]) -> float:
+    """All are guided, and drawn by samplers that take one forward a step."""
+    return sum(_arithmetic(request.width).picture(request.steps) for request in requests)
+
+
+@cache
+def _arithmetic(side_px: int) -> Arithmetic:
+    return arithmetic(_folder(), side_px)
 
 
 def late_comers(side_px: int, rounds: int) -> list[LateComer]:
@@ -208,7 +227,7 @@ def _difference(ways: Ways) -> int:
 
 def measure() -> Table:
     """As a table."""
-    return _table(*_figures(_PICTURES, _SIDES_PX, _ROUNDS))
+    return _table(*_figures(_PICTURES, _SIDES_PX, _ROUNDS), _peak())
 
 
 def _figures(pictures: int, sides_px: Sequence[int], rounds: int) -> tuple[dict[str, Ways], dict[int, list[LateComer]]]:
@@ -219,6 +238,11 @@ def _figures(pictures: int, sides_px: Sequence[int], rounds: int) -> tuple[dict[
     return compared, {side_px: late_comers(side_px, _LATE_ROUNDS) for side_px in sides_px}
 
 
+def _peak() -> float:
+    """FLOP/s, in the format that all ways draw in."""
+    return apart(lambda: peak_flop_per_s(torch.float32))
+
+
 def _numbers(ways: Ways, way: str) -> dict[str, float]:
     rounds = ways[way]
     against = [one.per_second / alone.per_second for one, alone in zip(rounds, ways[_ONE_BY_ONE], strict=True)]
@@ -226,17 +250,19 @@ def _numbers(ways: Ways, way: str) -> dict[str, float]:
         "per_s": statistics.median(one.per_second for one in rounds),
         "p50_s": statistics.median(p50(one.seconds) for one in rounds),
         "p95_s": statistics.median(p95(one.seconds) for one in rounds),
+        "useful_gflop_per_s": statistics.median(one.useful_flop_per_s for one in rounds) / 1e9,
         "against_one_by_one": statistics.median(against),
     }
 
 
-def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]]) -> Table:
+def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]], peak: float) -> Table:
     rows: list[tuple[str, ...]] = []
     for name, ways in compared.items():
         for way in ways:
             found = _numbers(ways, way)
             difference = f"{_difference(ways)} of 255" if way == _LOOP else NOT_MEASURED
-            rows.append((f"{name}: {way}", *(f"{value:.2f}" for value in found.values()), difference))
+            share = f"{found['useful_gflop_per_s'] * 1e9 / peak:.0%}"
+            rows.append((f"{name}: {way}", *(f"{value:.2f}" for value in found.values()), share, difference))
     lateness = "; ".join(
         f"at {side_px} px {statistics.median(one.late_s for one in found):.2f} s, "
         f"{statistics.median(one.late_s / one.alone_s for one in found):.2f} times what it takes alone, "
@@ -246,6 +272,7 @@ def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]]
     first = next(iter(compared.values()))[_LOOP]
     figures = {
         "pictures": len(first[0].images),
+        "matmul_peak_gflop_per_s": round(peak / 1e9, 1),
         "ways": {
             name: {way: {key: round(value, 3) for key, value in _numbers(ways, way).items()} for way in ways}
             for name, ways in compared.items()
@@ -256,11 +283,12 @@ def _table(compared: Mapping[str, Ways], late: Mapping[int, Sequence[LateComer]]
     }
     return Table(
         f"{len(first[0].images)} requests at once",
-        ("pictures/s", "latency p50, s", "p95, s", "pictures/s against one by one", "greatest difference"),
+        ("pictures/s", "latency p50, s", "p95, s", "useful GFLOP/s", "pictures/s against one by one", "of the peak", "greatest difference"),
         tuple(rows),
         note=f"Medians of {len(first)} rounds in turns; latencies from the moment when all were asked for. Mixed: prompts, seeds, "
         f"{min(_STEPS)} to {max(_STEPS)} steps, {len(_SAMPLERS)} samplers, {len(_GUIDANCES)} guidance scales; alike: prompts and seeds "
-        f"only. A request of {_LATE_STEPS} steps that comes while one of {_LONG_STEPS} is at step {_LATE_AFTER_STEPS}: {lateness}.",
+        f"only. A request of {_LATE_STEPS} steps that comes while one of {_LONG_STEPS} is at step {_LATE_AFTER_STEPS}: {lateness}. "
+        f"Useful is the arithmetic of steps and decodes; the peak, that of large float32 matrices, is {peak / 1e9:.0f} GFLOP/s here.",
         figures=figures,
     )
 
@@ -273,7 +301,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     options = parser.parse_args()
     compared, late = _figures(options.pictures, options.sides_px, options.rounds)
-    tell("throughput", _table(compared, late))
+    tell("throughput", _table(compared, late, _peak()))
 
 
 if __name__ == "__main__":

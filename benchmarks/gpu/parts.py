@@ -10,10 +10,10 @@ import torch
 
 from sdapi.pipelines.forwards.number_formats import number_formats
 
+from ..arithmetic import Arithmetic, arithmetic, peak_flop_per_s
 from ..record import circumstances
 from ..stock_pipeline import stock_pipeline
 from ..table import Table
-from .device import Arithmetic, arithmetic, peak_flop_per_s
 from .pages import Pages
 from .sections import SECTIONS, Bench, clock
 from .served import served
@@ -55,7 +55,7 @@ def in_this_process(family: Family, work: Path, pages: Pages, *, limit_s: float,
     name = "float32" if dry_run else "auto"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = number_formats(name, device).predicting
-    work_of_one, peak = arithmetic(measured), peak_flop_per_s(dtype, dry_run=dry_run)
+    work_of_one, peak = arithmetic(measured.folder, measured.side_px), peak_flop_per_s(dtype, dry_run=dry_run)
     _tell_device(measured, pages, work_of_one, peak, dtype)
     pipeline = stock_pipeline(measured.folder, device.type, dtype)
     failed = 0
@@ -81,7 +81,8 @@ def _tried(section: Callable[[Bench], None], bench: Bench, needs_s: float) -> bo
 
 
 def _tell_device(measured: Subject, pages: Pages, work_of_one: Arithmetic, peak: float, dtype: torch.dtype) -> None:
-    floor_s = work_of_one.picture / peak
+    picture = work_of_one.picture(measured.steps)
+    floor_s = picture / peak
     pages.add(
         f"gpu {measured.family} arithmetic",
         Table(
@@ -90,7 +91,7 @@ def _tell_device(measured: Subject, pages: Pages, work_of_one: Arithmetic, peak:
             (
                 ("UNet, one step with guidance, TFLOP", f"{work_of_one.unet_step / 1e12:.4g}"),
                 ("VAE, TFLOP", f"{work_of_one.vae / 1e12:.4g}"),
-                ("a picture, TFLOP", f"{work_of_one.picture / 1e12:.4g}"),
+                ("a picture, TFLOP", f"{picture / 1e12:.4g}"),
                 (f"matmul peak in {str(dtype).removeprefix('torch.')}, measured, TFLOP/s", f"{peak / 1e12:.4g}"),
                 ("least time of a picture at that peak, ms", f"{floor_s * 1000:.4g}"),
             ),

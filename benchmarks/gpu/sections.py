@@ -15,12 +15,12 @@ from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.forwards.number_formats import number_formats
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 
+from ..arithmetic import Arithmetic
 from ..percentiles import p50, p95
 from ..stock_batches import draw_batch
 from ..stock_pipeline import stock_pipeline
 from ..table import NOT_MEASURED, Table
 from .closed_loop import Level, at_random, lone_s, sustained_by, together
-from .device import Arithmetic
 from .kernels import profiled
 from .pages import Pages
 from .subjects import Subject, drawing, embedded
@@ -220,7 +220,7 @@ def _cells(bench: Bench, level: Level) -> tuple[str, ...]:
 
 
 def _useful(bench: Bench, per_s: float) -> tuple[str, str]:
-    useful = bench.arithmetic.picture * per_s
+    useful = bench.arithmetic.picture(bench.subject.steps) * per_s
     return f"{useful / 1e12:.4g}", f"{useful / bench.peak_flop_per_s:.1%}"
 
 

@@ -14,10 +14,10 @@ from queue import SimpleQueue
 import pytest
 import torch
 
+from benchmarks.arithmetic import arithmetic, peak_flop_per_s
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import parts, sections
 from benchmarks.gpu.closed_loop import sustained
-from benchmarks.gpu.device import arithmetic, peak_flop_per_s
 from benchmarks.gpu.pages import Pages
 from benchmarks.gpu.sections import Bench, clock
 from benchmarks.gpu.subjects import Subject, Targets, drawing, subject
@@ -36,7 +36,8 @@ def bench(small: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pipeline = stock_pipeline(small.folder, "cpu")
     with drawing(small, "float32") as loop:
         pages = Pages(tmp_path_factory.mktemp("out"))
-        yield Bench(small, pipeline, loop, pages, arithmetic(small), peak_flop_per_s(torch.float32, dry_run=True), clock(600))
+        work_of_one, peak = arithmetic(small.folder, small.side_px), peak_flop_per_s(torch.float32, dry_run=True)
+        yield Bench(small, pipeline, loop, pages, work_of_one, peak, clock(600))
 
 
 def lines(bench: Bench) -> dict[str, dict[str, dict[str, object]]]:
@@ -95,10 +96,10 @@ def test_a_part_whose_time_is_over_is_ended_and_named_in_the_report(tmp_path: Pa
 def test_the_arithmetic_of_full_size_models_is_counted_from_their_configurations(
     small: Subject, family: str, side_px: int, step: float, vae: float
 ) -> None:
-    counted = arithmetic(replace(small, folder=SHIPPED_CONFIGS / family, side_px=side_px, steps=10))
+    counted = arithmetic(SHIPPED_CONFIGS / family, side_px)
     assert counted.unet_step == pytest.approx(step, rel=1e-3)
     assert counted.vae == pytest.approx(vae, rel=1e-3)
-    assert counted.picture == pytest.approx(10 * step + vae, rel=1e-3)
+    assert counted.picture(10) == pytest.approx(10 * step + vae, rel=1e-3)
 
 
 def test_so_many_are_in_flight_all_the_time() -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .subjects import Subject
-
 _GUIDED = 2
 """Samples of a UNet forward for each picture: with the prompt and without."""
 _TOKENS = 77
 _TIME_IDS = 6
 _ROUNDS, _REPEATS = 3, 20
-_SIDE, _DRY_SIDE = 8192, 512
+_SIDE, _CPU_SIDE, _DRY_SIDE = 8192, 2048, 512
+"""Of the matrices."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,18 @@ class Arithmetic:
     unet_step: float
     """Both samples."""
     vae: float
-    steps: int
 
-    @property
-    def picture(self) -> float:
+    def picture(self, steps: int) -> float:
         """All of it."""
-        return self.unet_step * self.steps + self.vae
+        return self.unet_step * steps + self.vae
 
 
-def arithmetic(subject: Subject) -> Arithmetic:
-    """Counted by torch on tensors without contents."""
+def arithmetic(folder: Path, side_px: int) -> Arithmetic:
+    """Of square pictures by a checkpoint in the diffusers layout; counted by torch on tensors without contents."""
     with torch.device("meta"), torch.no_grad():
-        unet: Any = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(subject.folder / "unet"))
-        vae: Any = AutoencoderKL.from_config(AutoencoderKL.load_config(subject.folder / "vae"))
-        latent_px = subject.side_px // 2 ** (len(vae.config.block_out_channels) - 1)
+        unet: Any = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae: Any = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        latent_px = side_px // 2 ** (len(vae.config.block_out_channels) - 1)
         sample = torch.empty(_GUIDED, unet.config.in_channels, latent_px, latent_px)
         words = torch.empty(_GUIDED, _TOKENS, unet.config.cross_attention_dim)
         added = None
@@ -50,7 +48,7 @@ def arithmetic(subject: Subject) -> Arithmetic:
             added = {"text_embeds": torch.empty(_GUIDED, pooled_width), "time_ids": torch.empty(_GUIDED, _TIME_IDS)}
         step = _flop(lambda: unet(sample, torch.empty(()), words, added_cond_kwargs=added))
         decoding = _flop(lambda: vae.decode(sample[:1]))
-    return Arithmetic(step, decoding, subject.steps)
+    return Arithmetic(step, decoding)
 
 
 def _flop(call: Any) -> float:
@@ -59,10 +57,10 @@ def _flop(call: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def peak_flop_per_s(dtype: torch.dtype, *, dry_run: bool) -> float:
+def peak_flop_per_s(dtype: torch.dtype, *, dry_run: bool = False) -> float:
     """Of the device's largest products of square matrices, measured: what the data sheet says is never reached."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    side = _DRY_SIDE if dry_run or device.type == "cpu" else _SIDE
+    side = _DRY_SIDE if dry_run else _CPU_SIDE if device.type == "cpu" else _SIDE
     repeats = 1 if device.type == "cpu" else _REPEATS
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best_s = float("inf")
