@@ -15,6 +15,7 @@ from . import (
     coldstart,
     concurrency,
     crash,
+    encoding,
     eta,
     formats,
     memory,
@@ -23,6 +24,7 @@ from . import (
     start,
     switch,
     throughput,
+    uploads,
     upscaling,
 )
 from .record import append, circumstances, line
@@ -41,6 +43,8 @@ _BENCHMARKS: tuple[Callable[[], Table], ...] = (
     arrivals.measure,
     switch.measure,
     formats.measure,
+    encoding.measure,
+    uploads.measure,
     # These draw on this thread, whose team of torch's threads would slow the loops of those above.
     upscaling.measure,
     overhead.measure,

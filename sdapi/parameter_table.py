@@ -28,7 +28,7 @@ _KINDS: Mapping[str, Kind] = {"text2img": "txt2img", "dreambooth": "txt2img", "s
 """Of calls that are called otherwise than what they make, by the last part of their names."""
 _NEVER = "·"
 _WITHOUT_EFFECT = frozenset({"loadbalancer"})
-_NOT_ABOUT_DRAWING = frozenset({"webhook", "track_id", "base64", "temp", "instant_response"})
+_NOT_ABOUT_DRAWING = frozenset({"webhook", "track_id", "base64", "output_format", "output_quality", "temp", "instant_response"})
 _SWITCHES: Mapping[str, Mapping[str, object]] = {
     **{name: {name: True} for name in ("multi_lingual", "panorama", "self_attention", "highres_fix")},
     "tomesd": {"token_merging": True},
@@ -85,7 +85,11 @@ def _row(field: str) -> tuple[str, ...]:
 
 def _cell(field: str, dialect: Dialect, *, few: Sequence[str]) -> str:
     """The letters of the dialect's calls that read the field; `few` are its spellings where others know more."""
-    readers = {_kind(endpoint) for one, endpoint in _endpoints() if one is dialect and field in endpoint.body.model_fields}
+    readers = {
+        _kind(endpoint)
+        for one, endpoint in _endpoints()
+        if one is dialect and field in endpoint.body.model_fields.keys() - endpoint.body.ignored
+    }
     letters = "".join(letter for kind, letter in _LETTERS.items() if kind in readers)
     if not letters:
         return _NEVER

@@ -7,9 +7,8 @@ import base64
 import binascii
 import io
 import logging
-import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image, ImageChops
 
 from sdapi.address_guard import GuardedTransport, guarded_client
 from sdapi.domain.errors import ImageRefused, PictureUnavailable
+from sdapi.domain.sent_file import SentFile
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _MAX_REDIRECTS = 5
@@ -88,37 +88,42 @@ class RemoteImages:
         """Close every connection."""
         await self._client.aclose()
 
-    async def load(self, field: str, source: str, *, public_url: str, base64_allowed: bool = True, as_mask: bool = False) -> Image.Image:
+    async def load(
+        self, field: str, source: str | SentFile, *, public_url: str, base64_allowed: bool = True, as_mask: bool = False
+    ) -> Image.Image:
         """The picture at `source`: RGB, upright, transparency on white, first frame only, at its own size.
 
         `as_mask` makes it L instead, white where something is to be drawn anew: see `mask_of`.
 
-        `source` is an http(s) URL, one of our own image URLs (read from storage), a `data:` URL, or base64 where `base64_allowed`.
+        `source` is an http(s) URL, one of our own image URLs (read from storage), a `data:` URL, base64 where `base64_allowed`, or a file.
         Raises ImageRefused with `field` and a sentence for the client.
         """
-        source = source.strip()
-        head = source[:8].lower()
-        if head.startswith(("http://", "https://")):
-            data = await self._fetch(field, source, public_url)
-        elif head.startswith("data:"):
-            data = await self._inline(field, source)
-        elif ":" in source[:32] or not base64_allowed:
+        data: bytes | str | SentFile = source.strip() if isinstance(source, str) else source
+        if isinstance(data, str) and data[:8].lower().startswith(("http://", "https://")):
+            data = await self._fetch(field, data, public_url)
+        elif isinstance(data, str) and data[:5].lower() != "data:" and (":" in data[:32] or not base64_allowed):
             raise ImageRefused(
                 field, f"The {field} must be an http or https URL{', a data: URL or base64' if base64_allowed else ' or a data: URL'}."
             )
-        else:
-            data = await self._inline(field, source)
-        if len(data) > self._max_bytes:
-            raise self._too_large(field)
         async with self._decoding:
-            return await asyncio.to_thread(decode_picture, field, data, max_pixels=self._max_pixels, as_mask=as_mask)
+            return await asyncio.to_thread(self._read, field, data, as_mask=as_mask)
 
-    async def _inline(self, field: str, source: str) -> bytes:
+    def _read(self, field: str, data: bytes | str | SentFile, *, as_mask: bool) -> Image.Image:
+        """The picture in what was fetched, in base64 or a `data:` URL, or in a file. Raises ImageRefused."""
+        if isinstance(data, str):
+            data = self._inline(field, data)
+        size_bytes = data.size_bytes if isinstance(data, SentFile) else len(data)
+        if size_bytes > self._max_bytes:
+            raise self._too_large(field)
+        content = data.content if isinstance(data, SentFile) else data
+        return decode_picture(field, content, max_pixels=self._max_pixels, as_mask=as_mask)
+
+    def _inline(self, field: str, source: str) -> bytes:
         # Before anything is copied: 4 characters of base64 are 3 bytes, and a percent-encoded byte is 3 characters.
         if len(source) > 3 * self._max_bytes + 1024:
             raise self._too_large(field)
         try:
-            return await asyncio.to_thread(_decode_inline, source)
+            return _decode_inline(source)
         except ValueError as malformed:
             raise ImageRefused(field, f"The {field} is neither an http or https URL nor base64.") from malformed
 
@@ -188,7 +193,11 @@ def _decode_inline(source: str) -> bytes:
 
 def _from_base64(text: str) -> bytes:
     # Clients that forget to escape "+" in a form body send a space; the URL-safe alphabet and missing padding are common too.
-    plain = re.sub(r"[\r\n\t]+", "", text).replace(" ", "+").replace("-", "+").replace("_", "/").rstrip("=")
+    # By replacements, ten times as fast as by a regular expression: pictures are megabytes.
+    plain = text
+    for character, meant in (("\r", ""), ("\n", ""), ("\t", ""), (" ", "+"), ("-", "+"), ("_", "/")):
+        plain = plain.replace(character, meant)
+    plain = plain.rstrip("=")
     if not plain:
         raise ValueError("no base64 at all")
     try:
@@ -197,13 +206,13 @@ def _from_base64(text: str) -> bytes:
         raise ValueError("not base64") from malformed
 
 
-def decode_picture(field: str, data: bytes, *, max_pixels: int, as_mask: bool = False) -> Image.Image:
+def decode_picture(field: str, data: bytes | BinaryIO, *, max_pixels: int, as_mask: bool = False) -> Image.Image:
     """`data` as RemoteImages.load promises it; for threads, because it takes long.
 
-    Looks at the header before any pixel is decoded. Raises ImageRefused.
+    A file is read from its beginning, piece by piece, and left open. Looks at the header before any pixel is decoded. Raises ImageRefused.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
                 raise _too_many_pixels(field, max_pixels)
             picture.load()

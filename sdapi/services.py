@@ -264,11 +264,13 @@ def _http_limits(settings: Settings) -> HttpLimits:
         max_body_bytes=settings.max_body_bytes,
         reading=ReadLimits(max_side_px=settings.max_side_px),
         sync_wait_s=settings.sync_wait_s,
+        max_file_bytes=settings.max_image_bytes,
         fetch_requires_key=settings.fetch_requires_key,
         standard_error_status=settings.error_status == "standard",
         public_url=settings.public_url,
     )
 
+        incoming_dir=settings.data_dir / "incoming",
 
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics, *, owns_process: bool = False) -> AsyncIterator[Services]:

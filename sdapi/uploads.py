@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from PIL import Image
 from sqlalchemy import ColumnElement, delete, exists, insert, select
@@ -18,14 +17,18 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from sdapi.db.tables import JobRow, UploadRow
 from sdapi.domain.errors import ImageRefused
-from sdapi.png_encoding import encode_png
+from sdapi.domain.picture_formats import DEFAULT_FORMAT, SUFFIXES, PictureFormat
+from sdapi.domain.sent_file import SentFile
+from sdapi.picture_encoding import encode_picture
 from sdapi.remote_images import RemoteImages
 from sdapi.storage import Storage
 
-PictureFormat = Literal["png", "jpeg"]
-
 _BATCH: Final = 200
+_ENCODED_AT_ONCE: Final = 2
+"""As many as are decoded at once: what is decoded sooner only lies in memory."""
 _ID_TRIES: Final = 8
+_QUALITY: Final = 95
+"""Of JPEG files: they are drawn from, too."""
 _MAX_ID: Final = 2**31 - 1
 """Clients keep ids in 32 signed bits."""
 
@@ -41,7 +44,7 @@ class Upload:
 
 
 class Uploads:
-    """Takes pictures as base64 or `data:` URLs. What is served later was encoded here, so no byte of a client's reaches another."""
+    """Takes pictures as files, base64 or `data:` URLs. What is served later was encoded here, so no byte of a client's reaches another."""
 
     def __init__(
         self,
@@ -57,28 +60,29 @@ class Uploads:
         self._images = images
         self._keep = keep
         self._now = now
+        self._encoding = asyncio.Semaphore(_ENCODED_AT_ONCE)
 
     async def add(
         self,
         field: str,
-        source: str,
+        source: str | SentFile,
         *,
         client_id: int,
-        picture_format: PictureFormat = "png",
+        picture_format: PictureFormat = DEFAULT_FORMAT,
         square: bool = False,
         max_bytes: int | None = None,
     ) -> Upload:
         """Keep the picture; `square` cuts the middle out of it. Raises ImageRefused about `field`."""
-        inline = source.strip()
-        if inline[:8].lower().startswith(("http://", "https://")):
-            raise ImageRefused(field, f"The {field} must be base64 or a data: URL.")
-        # 4 characters of base64 are 3 bytes.
-        if max_bytes is not None and len((inline.partition(",")[2] or inline).rstrip("=")) * 3 // 4 > max_bytes:
+        if isinstance(source, str) and source.strip()[:8].lower().startswith(("http://", "https://")):
+            raise ImageRefused(field, f"The {field} must be base64, a data: URL or a file.")
+        if max_bytes is not None and _size_bytes(source) > max_bytes:
             raise ImageRefused(field, f"The {field} is larger than {max_bytes / 2**20:g} MB.")
-        picture = await self._images.load(field, inline, public_url="")  # matters for links only
-        data = await asyncio.to_thread(_encoded, picture, picture_format, square=square)
+        async with self._encoding:
+            picture = await self._images.load(field, source, public_url="")  # matters for links only
+            data = await asyncio.to_thread(_encoded, picture, picture_format, square=square)
+            del picture
         # Looks like any other picture's name, which is what makes it unguessable.
-        name = f"generations/{uuid.uuid4()}.{'jpg' if picture_format == 'jpeg' else 'png'}"
+        name = f"generations/{uuid.uuid4()}.{SUFFIXES[picture_format]}"
         await self._storage.save(name, data)
         try:
             return Upload(await self._record(name, client_id), name)
@@ -143,13 +147,17 @@ class Uploads:
         return True
 
 
+def _size_bytes(source: str | SentFile) -> int:
+    if isinstance(source, SentFile):
+        return source.size_bytes
+    inline = source.strip()
+    # 4 characters of base64 are 3 bytes.
+    return len((inline.partition(",")[2] or inline).rstrip("=")) * 3 // 4
+
+
 def _encoded(picture: Image.Image, picture_format: PictureFormat, *, square: bool) -> bytes:
     if square:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
-    if picture_format == "png":
-        return encode_png(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+    return encode_picture(picture, picture_format, quality=_QUALITY)

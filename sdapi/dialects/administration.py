@@ -19,10 +19,11 @@ from pydantic_core import PydanticCustomError
 from sdapi.catalog import Asset, AssetKind, Checkpoint
 from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import SchedulerName
+from sdapi.domain.sent_file import SentFile
 
 from .answers import error_body
 from .base import Rendered, job_id_of
-from .wire_types import REFUSED, LongText, Scalar, Text, WireBody, YesNo
+from .wire_types import REFUSED, Scalar, SentPicture, Text, WireBody, YesNo
 
 ModelKind = Literal["checkpoint"] | AssetKind
 
@@ -63,6 +64,7 @@ _KINDS: Mapping[str, ModelKind] = {
     "upscaler": "upscaler",
 }
 _NOT_GIVEN: Mapping[str, frozenset[str]] = {"webhook": frozenset({"0"})}
+_KEPT_PICTURE = "data: URL, base64, or a file of a multipart form"
 _FOLDERS_OF_PICTURES = ("generations", "sd", "temp")
 
 
@@ -169,14 +171,14 @@ class S3Body(WireBody):
 class UploadImageBody(WireBody):
     """Body of upload_image."""
 
-    base64_image: LongText
+    base64_image: SentPicture = Field(description=_KEPT_PICTURE)
     image_type: ImageFormat = "png"
 
 
 class CropBody(WireBody):
     """Body of base64_crop."""
 
-    image: LongText
+    image: SentPicture = Field(description=_KEPT_PICTURE)
     crop: YesNo = False
 
 
@@ -198,7 +200,7 @@ class DeleteImageBody(WireBody):
 class CheckImageBody(WireBody):
     """Body of nsfw_image_check."""
 
-    init_image: LongText
+    init_image: SentPicture = Field(description=f"http(s) URL, {_KEPT_PICTURE}")
 
 
 def names_meant(image: str) -> tuple[str, ...]:
@@ -300,10 +302,10 @@ def done_both(message: str, **extra: JsonValue) -> dict[str, JsonValue]:
     return {"status": "success", "messege": message, "message": message, **extra}
 
 
-def picture_checked(source: str, *, is_unsafe: bool) -> dict[str, JsonValue]:
-    """`source` is told again where it is an address; a whole picture in base64 is not."""
-    is_address = source.strip().lower().startswith(("http://", "https://"))
-    return {"images": source.strip() if is_address else "", "has_nsfw_concept": [is_unsafe]}
+def picture_checked(source: str | SentFile, *, is_unsafe: bool) -> dict[str, JsonValue]:
+    """`source` is told again where it is an address; a whole picture, in base64 or as a file, is not."""
+    address = source if isinstance(source, str) and source.lower().startswith(("http://", "https://")) else ""
+    return {"images": address, "has_nsfw_concept": [is_unsafe]}
 
 
 def system_details(look: SystemLook) -> dict[str, JsonValue]:

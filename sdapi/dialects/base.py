@@ -14,7 +14,9 @@ from pydantic_core import ErrorDetails
 from sdapi.domain.errors import InvalidRequest, SdapiError
 from sdapi.domain.generation import AlgorithmType, SchedulerName
 from sdapi.domain.job import Job, JobStatus
+from sdapi.domain.picture_formats import DEFAULT_FORMAT, DEFAULT_QUALITY, PictureFormat
 from sdapi.domain.safety import SafetyType
+from sdapi.domain.sent_file import SentFile
 
 from .wire_types import REFUSED, WholeNumber, WireBody
 
@@ -34,8 +36,8 @@ class Picture:
     role: PictureRole
     field: str
     """The client's own name of the field, for refusals."""
-    source: str
-    """A link, a data: URL or base64."""
+    source: str | SentFile
+    """A link, a data: URL, base64, or a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,9 @@ class Asked:
     temp: bool = False
     base64_output: bool = False
     """Whether the pictures are to be text files of base64."""
+    output_format: PictureFormat = DEFAULT_FORMAT
+    output_quality: int = DEFAULT_QUALITY
+    """1 to 100; means nothing to PNG."""
     instant_response: bool = False
     echo: Mapping[str, JsonValue] = field(default_factory=dict)
     """What else the dialect wants to repeat in its answers; `track_id` in it goes to the webhook, in the type it came in."""

@@ -12,6 +12,8 @@ from pydantic import AliasChoices, Field, JsonValue
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, ControlNet, Img2Img, Upscale
 from sdapi.domain.job import Job, JobStatus
+from sdapi.domain.picture_formats import SUFFIXES
+from sdapi.domain.sent_file import SentFile
 
 from . import answers
 from .base import (
@@ -33,19 +35,19 @@ from .base import (
     strength_per_lora,
 )
 from .wire_types import (
-    LongText,
     Names,
     Number,
+    PictureBody,
     Scalar,
     Scales,
     Seed,
+    SentPicture,
     SidePx,
     Steps,
     Strengths,
     Text,
     TextList,
     WholeNumber,
-    WireBody,
     YesNo,
     between,
 )
@@ -56,10 +58,11 @@ ERRORS_ARE_200 = False
 
 _DEFAULT_SIDE_PX = 512
 _DEFAULT_STEPS = 30
+_PICTURE = "http(s) URL, data: URL, base64, or a file of a multipart form"
 _KEY_TIP = "Send an API key of this server in the X-API-KEY header, as Authorization: Bearer, or as key in the body."
 
 
-class JobBody(WireBody):
+class JobBody(PictureBody):
     """What every call that makes a job reads beyond what the hosted service had: ours in every dialect."""
 
     absent_words: ClassVar[Mapping[str, frozenset[str]]] = {"webhook": frozenset({"0"})}
@@ -94,7 +97,7 @@ class Txt2ImgBody(JobBody):
 class Img2ImgBody(Txt2ImgBody):
     """What /sd/img2img reads besides."""
 
-    init_image: LongText = Field(description="http(s) URL, data: URL or base64")
+    init_image: SentPicture = Field(description=_PICTURE)
     strength: Annotated[Number, between(0, 1)] = Field(default=0.8, description="0 to 1; 1 ignores the init image")
 
 
@@ -102,9 +105,9 @@ class ControlNetBody(Txt2ImgBody):
     """What /sd/controlnet reads besides."""
 
     prompt: Text = ""
-    init_image: LongText = Field(description="http(s) URL, data: URL or base64")
-    control_image: LongText | None = Field(default=None, description="As init_image; without it init_image is the control image")
-    mask_image: LongText | None = Field(default=None, description="As init_image")
+    init_image: SentPicture = Field(description=_PICTURE)
+    control_image: SentPicture | None = Field(default=None, description="As init_image; without it init_image is the control image")
+    mask_image: SentPicture | None = Field(default=None, description="As init_image")
     controlnet_model: Names = Field(description="Ids, separated by commas")
     controlnet_type: Text | None = Field(default=None, description="The annotator that makes the control map")
     controlnet_conditioning_scale: Scales = Field(default=(1.0,), description="0 to 20")
@@ -114,7 +117,7 @@ class ControlNetBody(Txt2ImgBody):
 class UpscaleBody(JobBody):
     """What /sd/upscale reads."""
 
-    url: LongText = Field(validation_alias=AliasChoices("url", "init_image"), description="http(s) URL, data: URL or base64")
+    url: SentPicture = Field(validation_alias=AliasChoices("url", "init_image"), description=_PICTURE)
     scale: Annotated[Number, between(1, MAX_UPSCALE)] = Field(default=2, description="1 to 4")
     model_id: Text | None = Field(default=None, description="Id of the upscaling model")
 
@@ -130,7 +133,7 @@ def parse_img2img(body: Mapping[str, object], limits: ReadLimits) -> Asked:
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
         read = Img2ImgBody.model_validate(body, context={"max_side_px": limits.max_side_px})
-    pictures = (Picture("init_image", "init_image", read.init_image.strip()),)
+    pictures = (Picture("init_image", "init_image", read.init_image),)
     return replace(_asked("img2img", read, limits), pictures=pictures, strength=read.strength)
 
 
@@ -138,14 +141,14 @@ def parse_controlnet(body: Mapping[str, object], limits: ReadLimits) -> Asked:
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
         read = ControlNetBody.model_validate(body, context={"max_side_px": limits.max_side_px})
-    given: tuple[tuple[PictureRole, str | None], ...] = (
+    given: tuple[tuple[PictureRole, str | SentFile | None], ...] = (
         ("init_image", read.init_image),
         ("control_image", read.control_image),
         ("mask_image", read.mask_image),
     )
     return replace(
         _asked("controlnet", read, limits),
-        pictures=tuple(Picture(role, role, source.strip()) for role, source in given if source is not None),
+        pictures=tuple(Picture(role, role, source) for role, source in given if source is not None),
         strength=read.strength,
         controlnet_models=read.controlnet_model,
         controlnet_type=read.controlnet_type,
@@ -158,13 +161,15 @@ def parse_upscale(body: Mapping[str, object], limits: ReadLimits) -> Asked:  # n
     """Raises InvalidRequest with the client's own field names."""
     with rejecting():
         read = UpscaleBody.model_validate(body)
-    picture = Picture("init_image", spelt(body, ("url", "init_image")), read.url.strip())
+    picture = Picture("init_image", spelt(body, ("url", "init_image")), read.url)
     return Asked(
         kind="upscale",
         endpoint="upscale",
         pictures=(picture,),
         scale=read.scale,
         model_id=read.model_id,
+        output_format=read.output_format,
+        output_quality=read.output_quality,
         webhook=read.webhook,
         instant_response=read.instant_response,
         echo={"track_id": read.track_id},
@@ -178,9 +183,10 @@ def parse_fetch(body: Mapping[str, object]) -> int | None:
 
 def output_names(asked: Asked, token: str, now: datetime) -> tuple[str, ...]:
     """See Dialect."""
+    ending = SUFFIXES[asked.output_format]
     if asked.kind == "upscale":
-        return (f"generations/{int(now.timestamp())}_{token}_out.png",)
-    return tuple(f"sd/{index}-{token}.png" for index in range(asked.samples))
+        return (f"generations/{int(now.timestamp())}_{token}_out.{ending}",)
+    return tuple(f"sd/{index}-{token}.{ending}" for index in range(asked.samples))
 
 
 def render_job(job: Job, *, eta_s: float) -> Rendered:
@@ -254,6 +260,8 @@ def _asked(kind: Kind, body: Txt2ImgBody, limits: ReadLimits) -> Asked:
         guidance_scale=body.guidance_scale,
         lora_models=body.lora_model,
         lora_strengths=strength_per_lora(len(body.lora_model), body.lora_strength),
+        output_format=body.output_format,
+        output_quality=body.output_quality,
         webhook=body.webhook,
         instant_response=body.instant_response,
         echo={"track_id": body.track_id},

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.generation import Upscale
 from sdapi.domain.job import Job, JobStatus
+from sdapi.domain.picture_formats import SUFFIXES
 
 from . import answers
 from .base import Asked, Rendered, checked, job_id_of, output_links, own_links
@@ -31,7 +32,7 @@ def parse_fetch(body: Mapping[str, object]) -> int | None:
 def output_names(asked: Asked, token: str, now: datetime) -> tuple[str, ...]:
     """See Dialect."""
     folder = "temp" if asked.temp else "generations"
-    ending = "base64" if asked.base64_output else "png"
+    ending = "base64" if asked.base64_output else SUFFIXES[asked.output_format]
     if asked.kind == "upscale":
         return (f"{folder}/{int(now.timestamp())}_{token}_out.{ending}",)
     if asked.kind == "text2video":

@@ -75,13 +75,15 @@ class HostedCall:
         return Asked(
             kind=self.kind,
             endpoint=self.name,
-            pictures=(Picture("init_image", field, read.url.strip()),),
+            pictures=(Picture("init_image", field, read.url),),
             model_id=_stripped(read.model_id),
             scale=read.scale,
             face_enhance=read.face_enhance,
             webhook=_stripped(read.webhook),
             temp=read.temp,
             base64_output=read.base64,
+            output_format=read.output_format,
+            output_quality=read.output_quality,
             instant_response=read.instant_response,
             echo={"track_id": read.track_id},
         )
@@ -125,6 +127,8 @@ class HostedCall:
             webhook=_stripped(read.webhook),
             temp=read.temp,
             base64_output=read.base64,
+            output_format=read.output_format,
+            output_quality=read.output_quality,
             instant_response=read.instant_response,
             echo=_echo(read, strengths),
         )
@@ -162,7 +166,7 @@ def _pictures(read: DrawingBody) -> tuple[Picture, ...]:
     mask_image = read.mask_image if isinstance(read, InpaintBody | ControlNetBody) else None
     control_image = read.control_image if isinstance(read, ControlNetBody) else None
     sources = zip(_ROLES, (read.init_image, mask_image, control_image), strict=True)
-    return tuple(Picture(role, role, source.strip()) for role, source in sources if source is not None)
+    return tuple(Picture(role, role, source) for role, source in sources if source is not None)
 
 
 def _sampler(read: DrawingBody) -> NamedSampler | None:

@@ -16,14 +16,15 @@ from sdapi.domain.generation import MAX_SAMPLES, MAX_UPSCALE, MAX_VIDEO_SECONDS
 from .wire_types import (
     Algorithm,
     CoveringType,
-    LongText,
     LooseScheduler,
     Names,
     Number,
+    PictureBody,
     Scalar,
     Scales,
     Scheduler,
     Seed,
+    SentPicture,
     SidePx,
     Steps,
     Strengths,
@@ -31,16 +32,15 @@ from .wire_types import (
     TextList,
     Times,
     WholeNumber,
-    WireBody,
     YesNo,
     between,
 )
 
-_PICTURE = "http(s) URL, data: URL or base64"
+_PICTURE = "http(s) URL, data: URL, base64, or a file of a multipart form"
 Strength = Annotated[Number, between(0, 1)]
 
 
-class JobBody(WireBody):
+class JobBody(PictureBody):
     """What every call that makes a job reads."""
 
     absent_words: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -106,7 +106,7 @@ class DrawingBody(JobBody):
 class Img2ImgBody(DrawingBody):
     """What calls that start from a picture read besides."""
 
-    init_image: LongText = Field(description=_PICTURE)
+    init_image: SentPicture = Field(description=_PICTURE)
     strength: Strength = Field(
         default=0.7, validation_alias=AliasChoices("strength", "prompt_strength"), description="0 to 1; 1 ignores the init image"
     )
@@ -115,16 +115,16 @@ class Img2ImgBody(DrawingBody):
 class InpaintBody(Img2ImgBody):
     """What calls that redraw a part of a picture read besides."""
 
-    mask_image: LongText = Field(description=_PICTURE + "; white, or else the transparent part, is drawn anew")
+    mask_image: SentPicture = Field(description=_PICTURE + "; white, or else the transparent part, is drawn anew")
 
 
 class ControlNetBody(DrawingBody):
     """What calls that are led by control nets read besides. One of `init_image` and `control_image` must be there."""
 
     prompt: Text = Field(default="", description="Required unless guess_mode is yes")
-    init_image: LongText | None = Field(default=None, description=_PICTURE)
-    control_image: LongText | None = Field(default=None, description=_PICTURE + "; without it init_image leads")
-    mask_image: LongText | None = Field(default=None, description=_PICTURE)
+    init_image: SentPicture | None = Field(default=None, description=_PICTURE)
+    control_image: SentPicture | None = Field(default=None, description=_PICTURE + "; without it init_image leads")
+    mask_image: SentPicture | None = Field(default=None, description=_PICTURE)
     controlnet_model: Names = Field(description="Ids, separated by commas")
     controlnet_type: Text | None = Field(default=None, description="The annotator that makes the control map; without it the image is one")
     auto_hint: YesNo | None = Field(default=None, description="Whether the annotator is run; default yes, and no in enterprise")
@@ -139,6 +139,9 @@ class ControlNetBody(DrawingBody):
 class VideoBody(DrawingBody):
     """What calls that make a film read besides."""
 
+    ignored: ClassVar[frozenset[str]] = frozenset({"output_format", "output_quality"})
+    """Films are mp4 files."""
+
     seconds: Annotated[Number, between(1, MAX_VIDEO_SECONDS)] = Field(default=3, description="1 to 20")
 
 
@@ -149,7 +152,7 @@ class UpscaleBody(JobBody):
     """The fields the picture may come in; a refusal uses the one that came."""
 
     model_id: Text | None = Field(default=None, description="Id of the upscaling model; default realesr-general-x4v3, or what there is")
-    url: LongText = Field(validation_alias=AliasChoices("url", "init_image"), description=_PICTURE)
+    url: SentPicture = Field(validation_alias=AliasChoices("url", "init_image"), description=_PICTURE)
     scale: Annotated[Number, between(1, MAX_UPSCALE)] = Field(default=2, description="1 to 4")
     face_enhance: YesNo = False
 
@@ -159,4 +162,4 @@ class EditingUpscaleBody(UpscaleBody):
 
     names_of_picture: ClassVar[tuple[str, ...]] = ("init_image", "url")
 
-    url: LongText = Field(validation_alias=AliasChoices("init_image", "url"), description=_PICTURE)
+    url: SentPicture = Field(validation_alias=AliasChoices("init_image", "url"), description=_PICTURE)

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Txt2Img, Upscale
 from sdapi.domain.job import Job
+from sdapi.domain.picture_formats import SUFFIXES
 from sdapi.domain.safety import DEFAULT_SAFETY_TYPE
 
 from .base import file_prefix, own_link
@@ -155,7 +156,7 @@ def _newer(row: MetaRow) -> MetaRow:
     renamed = tuple("safety_checker" if key == "safetychecker" else key for key in row.keys if key != "outdir")
     return MetaRow(
         renamed + tuple(key for key in _NEWER if key not in renamed),
-        differing={"file_prefix": lambda job, _: f"{file_prefix(job)}.png"},
+        differing={"file_prefix": lambda job, request: f"{file_prefix(job)}.{SUFFIXES[request.output_format]}"},
         with_several_nets=row.with_several_nets,
     )
 

@@ -11,12 +11,26 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sdapi.domain.generation import MAX_SEED, MAX_STEPS, MIN_SIDE_PX, AlgorithmType, SchedulerName
+from sdapi.domain.picture_formats import DEFAULT_FORMAT, DEFAULT_QUALITY, FORMATS, PictureFormat
 from sdapi.domain.safety import SAFETY_TYPES, SafetyType
 from sdapi.domain.sampler_names import NamedSampler, sampler_named
+from sdapi.domain.sent_file import SentFile
+
+from .stray_files import refuse_stray_files
 
 MAX_TEXT_CHARS = 20_000
 """Longest prompt or id: far above what anybody writes, far below what would keep the text encoder busy for minutes."""
@@ -26,6 +40,8 @@ MAX_CONDITIONING_SCALE = 20.0
 REFUSED = "wire_refused"
 """The pydantic error type of every refusal made here."""
 
+_LONGER_THAN_WORDS = 100
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_SCALAR = 2**63
@@ -76,10 +92,14 @@ def _yes_no(value: object) -> bool:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise PydanticCustomError(REFUSED, "must be a string")
-    # PostgreSQL stores no NUL, and half of a cut surrogate pair can't be encoded at all.
-    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    # PostgreSQL stores no NUL, and half of a cut surrogate pair can't be encoded at all. Base64 is megabytes long, so no loop here.
+    if "\x00" in value or not (value.isascii() or _HALF_A_PAIR.search(value) is None):
         raise PydanticCustomError(REFUSED, "contains characters that are not text")
     return value
+
+
+def _sent_picture(value: object) -> str | SentFile:
+    return value if isinstance(value, SentFile) else _text(value).strip()
 
 
 def _short(value: str) -> str:
@@ -134,6 +154,13 @@ def _safety_type(value: object) -> SafetyType:
         if word == known:
             return known
     raise PydanticCustomError(REFUSED, "must be one of {names}", {"names": ", ".join(SAFETY_TYPES)})
+
+
+def _picture_format(value: object) -> PictureFormat:
+    known = FORMATS.get(value.strip().lower()) if isinstance(value, str) else None
+    if known is None:
+        raise PydanticCustomError(REFUSED, "must be one of {names}", {"names": ", ".join(FORMATS)})
+    return known
 
 
 def _times(value: object) -> str:
@@ -203,8 +230,10 @@ WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 YesNo = Annotated[bool, BeforeValidator(_yes_no)]
 LongText = Annotated[str, BeforeValidator(_text)]
-"""Text of any length: links and pictures as base64."""
+"""Text of any length."""
 Text = Annotated[LongText, AfterValidator(_short)]
+SentPicture = Annotated[str | InstanceOf[SentFile], BeforeValidator(_sent_picture), WithJsonSchema({"type": "string"})]
+"""Where a picture is, or the picture itself: a link, a data: URL, base64, or a file of a multipart form."""
 TextList = Annotated[tuple[str, ...], BeforeValidator(_text_list)]
 Names = Annotated[TextList, AfterValidator(_some)]
 """A list that names at least one thing."""
@@ -223,6 +252,7 @@ Scheduler = Annotated[NamedSampler, BeforeValidator(_scheduler), WithJsonSchema(
 LooseScheduler = Annotated[NamedSampler | None, BeforeValidator(_known_sampler), WithJsonSchema({"type": "string"})]
 """The same; None for what is no sampler's name."""
 Algorithm = Annotated[AlgorithmType, BeforeValidator(_algorithm)]
+FormatOfPicture = Annotated[PictureFormat, BeforeValidator(_picture_format)]
 CoveringType = Annotated[SafetyType, BeforeValidator(_safety_type)]
 Times = Annotated[Literal["no", "yes", "1", "2", "3"], BeforeValidator(_times)]
 """What pictures are enlarged by at the end: yes means twice, and the number 1 leaves them as they are."""
@@ -239,18 +269,30 @@ class WireBody(BaseModel):
     """Fields in which the string "null" is taken as written."""
     absent_words: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Further spellings of "not given", in lower case, by field."""
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Fields of a parent's that mean nothing here, and are never looked at."""
 
     @model_validator(mode="before")
     @classmethod
     def _drop_what_is_not_given(cls, body: Any) -> Any:
         if not isinstance(body, Mapping):
             return body
+        refuse_stray_files(body, cls.model_fields)
         return {name: value for name, value in body.items() if not cls._is_absent(name, value)}
 
     @classmethod
     def _is_absent(cls, name: object, value: object) -> bool:
+        if name in cls.ignored:
+            return True
         if isinstance(value, str):
-            word = value.strip().lower()
+            word = value.strip()[:_LONGER_THAN_WORDS].lower()  # not a copy of a picture's megabytes
             return not word or (word == "null" and name not in cls.null_is_a_word_in) or word in cls.absent_words.get(str(name), ())
         is_number = isinstance(value, int) and not isinstance(value, bool)
         return value is None or (is_number and value == 0 and "0" in cls.absent_words.get(str(name), ()))
+
+
+class PictureBody(WireBody):
+    """A body of what makes pictures: ours in every dialect."""
+
+    output_format: FormatOfPicture = Field(default=DEFAULT_FORMAT, description="png, jpeg (or jpg) or webp; the file's name ends in it")
+    output_quality: Annotated[WholeNumber, between(1, 100)] = Field(default=DEFAULT_QUALITY, description="1 to 100, of jpeg and webp")

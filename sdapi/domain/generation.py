@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from .picture_formats import DEFAULT_FORMAT, DEFAULT_QUALITY, PictureFormat
 from .prompt_words import PromptPiece
 from .safety import SafetyType
 
@@ -23,6 +24,8 @@ MAX_LORAS = 8
 
 Pixels = Annotated[int, Field(ge=MIN_SIDE_PX, multiple_of=8)]
 """A side of a picture. The upper limit is a setting, checked where requests come in."""
+Quality = Annotated[int, Field(ge=1, le=100)]
+"""Of a JPEG or WebP file; PNG files are always exact."""
 
 
 class SchedulerName(StrEnum):
@@ -124,6 +127,9 @@ class _Generation(BaseModel):
     """Catalog id of what enlarges it; None where `upscale` is 0."""
     safety: SafetyType | None = None
     """How it is covered should a checker call it unsafe; None: it needn't be looked at."""
+    output_format: PictureFormat = DEFAULT_FORMAT
+    """Of its file; films have their own."""
+    output_quality: Quality = DEFAULT_QUALITY
 
 
 class Txt2Img(_Generation):
@@ -235,6 +241,8 @@ class Upscale(BaseModel):
     face_enhance: bool = False
     safety: SafetyType | None = None
     """See _Generation."""
+    output_format: PictureFormat = DEFAULT_FORMAT
+    output_quality: Quality = DEFAULT_QUALITY
 
     @property
     def samples(self) -> int:

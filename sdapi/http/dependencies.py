@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request
@@ -15,6 +16,7 @@ from sdapi.storage import Storage as StorageSeam
 
 from .bodies import read_body
 from .limits import HttpLimits
+from .multipart import close_files
 from .provided import Jobs as JobsSeam
 from .provided import Services
 
@@ -52,19 +54,37 @@ Jobs = Annotated[JobsSeam, Depends(jobs)]
 Storage = Annotated[StorageSeam, Depends(storage)]
 
 
-async def body(request: Request, limits: Limits) -> dict[str, object]:
+async def files_closed(request: Request) -> AsyncIterator[None]:
+    """Closes the files that came with the request once it is over, whatever came of it."""
+    try:
+        yield
+    finally:
+        close_files(getattr(request.state, "wire_body", {}))
+
+
+FilesClosed = Annotated[None, Depends(files_closed)]
+
+
+async def body(request: Request, limits: Limits, files_closed: FilesClosed) -> dict[str, object]:  # noqa: ARG001 - see there
     """The fields of the body, read at most once per request. Raises InvalidRequest."""
+    return await _body(request, limits)
+
+
+async def _body(request: Request, limits: HttpLimits) -> dict[str, object]:
+    """For those in whose dependencies `FilesClosed` is."""
     if not hasattr(request.state, "wire_body"):
-        request.state.wire_body = await read_body(request, max_body_bytes=limits.max_body_bytes)
+        request.state.wire_body = await read_body(
+            request, max_body_bytes=limits.max_body_bytes, max_file_bytes=limits.max_file_bytes, folder=limits.incoming_dir
+        )
     return cast("dict[str, object]", request.state.wire_body)
 
 
-async def client_if_any(request: Request, opened: OpenServices) -> ApiKey | None:
+async def client_if_any(request: Request, opened: OpenServices, files_closed: FilesClosed) -> ApiKey | None:  # noqa: ARG001 - see there
     """The key that came with the request, None when none came. Raises NotAuthorised for a wrong one.
 
     The body is only read when no header has a key, so a stranger's large body costs nothing.
     """
-    plain = _key_in_headers(request) or _key_in_body(await body(request, opened.limits))
+    plain = _key_in_headers(request) or _key_in_body(await _body(request, opened.limits))
     if plain is None:
         return None
     client = await opened.api_keys.authenticate(plain)

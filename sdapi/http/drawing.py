@@ -16,6 +16,7 @@ from sdapi.jobs.call import Call
 from .answer_schemas import JOB
 from .dependencies import Body, Client, ClientIfAny, IdempotencyKey, Jobs, Limits, PublicUrl, answer
 from .miss_limiter import MissLimiter
+from .multipart import close_files
 from .samples import documented, documented_answer, schema_of
 
 Route = Callable[..., Awaitable[JSONResponse]]
@@ -72,8 +73,9 @@ def _draw(dialect: Dialect, endpoint: Endpoint) -> Route:
         )
         job = await jobs.submit(asked, call)
         holds = not asked.instant_response
-        # Pictures in base64 are megabytes, and many calls may be held at once: nobody needs them any more.
+        # Pictures are megabytes, in base64 even of memory, and many calls may be held at once: nobody needs them any more.
         del asked, call
+        close_files(body)
         body.clear()
         if holds:
             job = await jobs.hold(job)

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sdapi.dialects.wire_types import WireBody
+
 from .answer_schemas import Schema, answer_like
 
 
@@ -44,6 +46,8 @@ def documented_answer(dialect: str, sample: str, *, answer: Schema | None = None
 def schema_of(body: type[BaseModel]) -> Schema:
     """The body's JSON schema in one piece: a reference into its own definitions would point nowhere once it is a part of the API's."""
     schema = body.model_json_schema()
+    for name in body.ignored if issubclass(body, WireBody) else ():
+        del schema["properties"][name]
     definitions = schema.pop("$defs", {})
 
     def inlined(part: Any) -> Any:

@@ -25,7 +25,7 @@ from sdapi.domain.errors import SdapiError
 from sdapi.domain.job import Job
 from sdapi.engine.base import Cancelled, Drawn, Engine, Failed, Work
 from sdapi.mp4 import encode_mp4
-from sdapi.png_encoding import encode_png
+from sdapi.picture_encoding import encode_picture
 from sdapi.storage import Storage
 
 from .board import JobBoard
@@ -223,8 +223,10 @@ class Dispatcher:
             film = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_mp4, drawn.film, texts[0])
             await self._storage.save(job.output_names[0], film)
             return
+        asked = job.request
         for name, image, text in zip(job.output_names, drawn.images, texts, strict=True):
-            data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode_png, image, text)
+            encode = partial(encode_picture, image, asked.output_format, quality=asked.output_quality, parameters=text)
+            data = await asyncio.get_running_loop().run_in_executor(self._encoders, encode)
             if name.endswith(".base64"):
                 data = await asyncio.to_thread(base64.b64encode, data)
             await self._storage.save(name, data)

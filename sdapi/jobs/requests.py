@@ -24,6 +24,7 @@ from .additions_check import Looked, look_up
 from .control_check import check_control
 from .family_check import suited_to_family
 from .film_check import choose_film_model
+from .format_check import check_format
 from .highres_check import check_highres
 from .panorama_check import check_panorama
 from .prompt_check import check_prompt
@@ -123,6 +124,7 @@ class RequestBuilder:
 def _upscale(asked: Asked, upscaler: str | None, stored: dict[PictureRole, str], sizes: dict[PictureRole, tuple[int, int]]) -> Upscale:
     width, height = sizes["init_image"]
     check_size(asked, width, height)
+    check_format(asked, width, height)
     return Upscale(
         init_image=stored["init_image"],
         width=width,
@@ -131,6 +133,8 @@ def _upscale(asked: Asked, upscaler: str | None, stored: dict[PictureRole, str],
         upscaler=upscaler or DEFAULT_UPSCALER,
         seed=secrets.randbits(32) if asked.seed is None else asked.seed,
         face_enhance=asked.face_enhance,
+        output_format=asked.output_format,
+        output_quality=asked.output_quality,
     )
 
 
@@ -169,6 +173,8 @@ def _drawing(
         "translation": worded.translation,
         "upscale": asked.upscale,
         "upscaler": upscaler,
+        "output_format": asked.output_format,
+        "output_quality": asked.output_quality,
     }
     match asked.kind:
         case "txt2img":

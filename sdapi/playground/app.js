@@ -69,6 +69,7 @@ function askedOf(form) {
     if (value(name)) asked[name] = Number(value(name));
   }
   asked.seed = value("seed") ? Number(value("seed")) : null;
+  if (value("output_format") !== "png") asked.output_format = value("output_format"); // without it it is PNG
   const picture = initFile?.dataUrl ?? value("init_url");
   if (picture) {
     asked.init_image = picture;

@@ -20,6 +20,7 @@ from sdapi.db.tables import JobRow
 from sdapi.domain.errors import InvalidRequest, QueueFull
 from sdapi.domain.job import JobStatus
 from sdapi.domain.limits import KeyLimits
+from sdapi.domain.sent_file import SentFile
 
 from .windows import SqlWindows
 
@@ -128,10 +129,15 @@ def _fingerprint(path: str, body: Mapping[str, object]) -> str:
     """Equal for requests that ask for the same, whatever the order of their fields and wherever the API key is sent."""
     fields = {name: value for name, value in body.items() if name != "key"}
     try:
-        canonical = json.dumps([path.rstrip("/"), fields], sort_keys=True, separators=(",", ":"), default=str)
+        canonical = json.dumps([path.rstrip("/"), fields], sort_keys=True, separators=(",", ":"), default=_identity)
     except RecursionError as error:  # the body could be read, but with less left of the stack it can't be written
         raise InvalidRequest.of("body", "The body is nested too deeply.") from error
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _identity(value: object) -> object:
+    """What stands for a value that JSON has no form for: of a file, what is in it and not what it was called."""
+    return {"sha256": value.sha256} if isinstance(value, SentFile) else str(value)
 
 
 def _rest_of_day_s(now: datetime) -> float:

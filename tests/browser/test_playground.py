@@ -126,6 +126,14 @@ def test_every_dialect_draws(playground: Playground, enterprise_key: str, dialec
     assert (playground.text("error"), playground.text("status"), playground.seeds()) == ("", "The picture is drawn.", ["seed 7"])
 
 
+def test_it_draws_in_the_file_format_that_was_chosen(playground: Playground) -> None:
+    playground.draw(output_format="webp", **{**SMALL, "num_inference_steps": 2})
+
+    assert playground.text("error") == ""
+    assert playground.picture().size == (128, 128)
+    assert str(playground.browser.execute_script("return document.querySelector('#pictures img').src")).endswith(".webp")
+
+
 def test_it_offers_the_models_of_the_server(playground: Playground) -> None:
     playground.control("model_id").click()
     offered = "return [...document.querySelectorAll('#models option')].map((option) => option.value)"

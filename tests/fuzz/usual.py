@@ -44,4 +44,6 @@ USUAL: dict[str, Any] = {
     "controlnet_conditioning_scale": 1,
     "scale": 2,
     "seconds": 2,
+    "output_format": "JPG",
+    "output_quality": "80",
 }

@@ -38,6 +38,7 @@ ENTERPRISE_KEY = "sd_enterprise"
 CLIENT_ID = 7
 LIMITS = HttpLimits(
     max_body_bytes=65_536,
+    max_file_bytes=49_152,
     reading=ReadLimits(max_side_px=1024),
     sync_wait_s=20,
     fetch_requires_key=False,

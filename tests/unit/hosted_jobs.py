@@ -86,6 +86,7 @@ def _type(value: Any) -> str:
 
 def _values(asked: Asked) -> dict[str, Any]:
     stored: dict[str, Any] = {picture.role: f"inputs/{picture.role}.png" for picture in asked.pictures}
+    stored |= {"output_format": asked.output_format, "output_quality": asked.output_quality}
     if asked.kind == "upscale":
         size = {"width": 64, "height": 64}
         return stored | size | {"scale": asked.scale, "upscaler": asked.model_id or "esrgan", "face_enhance": asked.face_enhance}

@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from sdapi.domain.errors import InvalidRequest
+from sdapi.domain.sent_file import SentFile
 from sdapi.http.bodies import read_body
 
 MAX = 1000
@@ -81,10 +82,11 @@ async def test_multipart_fields_are_read() -> None:
     assert await read(body, MULTIPART) == {"prompt": "a cät", "width": "512"}
 
 
-async def test_an_uploaded_file_is_refused_by_its_field() -> None:
-    with pytest.raises(InvalidRequest) as refusal:
-        await read(part("init_image", b"\x89PNG", filename="a.png") + b"--cut--\r\n", MULTIPART)
-    assert list(refusal.value.problems) == ["init_image"]
+async def test_an_uploaded_file_is_a_value_of_its_own() -> None:
+    fields = await read(part("init_image", b"\x89PNG", filename="a.png") + b"--cut--\r\n", MULTIPART)
+    sent = fields["init_image"]
+    assert isinstance(sent, SentFile)
+    assert sent.content.read() == b"\x89PNG"
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n"])

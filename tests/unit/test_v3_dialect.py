@@ -10,8 +10,9 @@ from sdapi.dialects.base import Asked, Dialect, Rendered, webhook_body
 from sdapi.domain.errors import InvalidRequest, JobNotFound, ModelNotFound, NotAuthorised, QueueFull, SdapiError
 from sdapi.domain.generation import SchedulerName
 from sdapi.domain.job import JobStatus
+from sdapi.http.samples import schema_of
 
-from .hosted_jobs import ABSENT, LIMITS, NOW, PENDING, TOKEN, differences, golden, job_of, parse, sample_job
+from .hosted_jobs import ABSENT, LIMITS, NOW, PENDING, TOKEN, differences, endpoint_at, golden, job_of, parse, sample_job
 
 TEXT2IMG = "/api/v3/text2img"
 V4 = "/api/v4/dreambooth"
@@ -164,12 +165,24 @@ def test_a_film_is_one_file() -> None:
     assert v3.output_names(asked, TOKEN, NOW) == (f"generations/{TOKEN}-0.mp4",)
 
 
+def test_what_pictures_are_to_be_means_nothing_to_a_film() -> None:
+    asked = parse(v3, "/api/v5/text2video", golden("v3", "v5_text2video_request") | {"output_format": "avi", "output_quality": "best"})
+
+    assert (asked.output_format, asked.output_quality) == ("png", 90)
+    assert "output_format" not in schema_of(endpoint_at(v3, "/api/v5/text2video").body)["properties"]
+    assert "output_format" in schema_of(endpoint_at(v3, V4).body)["properties"]
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
         ({"samples": 2}, ["generations/{}-0.png", "generations/{}-1.png"]),
         ({"temp": "yes"}, ["temp/{}-0.png"]),
         ({"base64": "yes"}, ["generations/{}-0.base64"]),
+        ({"base64": "yes", "output_format": "webp"}, ["generations/{}-0.base64"]),
+        ({"output_format": "JPEG", "temp": "yes"}, ["temp/{}-0.jpg"]),
+        ({"output_format": "webp"}, ["generations/{}-0.webp"]),
+        ({"output_format": "null", "output_quality": ""}, ["generations/{}-0.png"]),
     ],
 )
 def test_pictures_are_named_as_they_were(changes: dict[str, object], names: list[str]) -> None:
