@@ -20,6 +20,7 @@ from . import (
     formats,
     memory,
     overhead,
+    quantized,
     queue,
     start,
     switch,
@@ -43,6 +44,7 @@ _BENCHMARKS: tuple[Callable[[], Table], ...] = (
     arrivals.measure,
     switch.measure,
     formats.measure,
+    quantized.measure,
     encoding.measure,
     uploads.measure,
     # These draw on this thread, whose team of torch's threads would slow the loops of those above.

@@ -1,4 +1,4 @@
-"""What it costs when every picture is asked of another model: both in memory, and with room for one only."""
+"""What it costs when every picture is asked of another model: both in memory, and with room for one only, the other waiting on the host."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _PAIRS = 6
 """In each round, of a picture of another model than the one before and a picture of the same."""
 _ROOM_FOR = 1.5
 """Models that the small budget holds."""
+_IN_HOST_MEMORY = 4
+"""Models that fit there: both of them, in blocks that are powers of two."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Switching:
     """Of the same, right after each of those."""
     bare_load: list[float] = field(default_factory=list)
     """Only reading the checkpoint into memory, right after each of those."""
+    returned: list[float] = field(default_factory=list)
+    """Of another model than the picture before, which comes back from the host's memory as that one leaves for it; on CUDA only."""
+    returned_stayed: list[float] = field(default_factory=list)
+    """Of the same, right after each of those."""
 
     @property
     def share(self) -> float:
@@ -62,8 +68,16 @@ class Switching:
     @property
     def against_load(self) -> float:
         """What switching adds with room for one, against the bare load."""
-        added = statistics.median(switched - stayed for switched, stayed in zip(self.room_for_one, self.stayed, strict=True))
-        return added / statistics.median(self.bare_load)
+        return _added(self.room_for_one, self.stayed) / statistics.median(self.bare_load)
+
+    @property
+    def by_host_against_load(self) -> float | None:
+        """The same with the other model in the host's memory; None where that isn't measured."""
+        return _added(self.returned, self.returned_stayed) / statistics.median(self.bare_load) if self.returned else None
+
+
+def _added(switched: list[float], stayed: list[float]) -> float:
+    return statistics.median(one - other for one, other in zip(switched, stayed, strict=True))
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class _Pair:
     ids: tuple[str, str]
 
 
-def switching(side_px: int, steps: int, rounds: int, full_size: Path | None = None) -> Switching:
+def switching(side_px: int, steps: int, rounds: int, full_size: Path | None = None, pairs: int = _PAIRS) -> Switching:
     """In this process, with the embedded model and a copy of it; or, in `full_size`, with SD 1.5 with random weights and a copy."""
     found = Switching()
     with ExitStack() as opened:
@@ -84,14 +98,19 @@ def switching(side_px: int, steps: int, rounds: int, full_size: Path | None = No
         for _ in range(rounds):
             # Never two loops at a time: the threads of one would slow the other, though they do nothing.
             with _running(pair, 2**40) as loop:
-                for other, again in _drawn(loop, pair, side_px, steps):
+                for other, again in _drawn(loop, pair, side_px, steps, pairs):
                     found.both_in_memory.append(other)
                     found.one_model.append(again)
             with _running(pair, int(_ROOM_FOR * model_bytes)) as loop:
-                for other, again in _drawn(loop, pair, side_px, steps):
+                for other, again in _drawn(loop, pair, side_px, steps, pairs):
                     found.room_for_one.append(other)
                     found.stayed.append(again)
                     found.bare_load.append(_bare_load(pair)[0])
+            if torch.cuda.is_available():
+                with _running(pair, int(_ROOM_FOR * model_bytes), host_bytes=_IN_HOST_MEMORY * model_bytes) as loop:
+                    for other, again in _drawn(loop, pair, side_px, steps, pairs):
+                        found.returned.append(other)
+                        found.returned_stayed.append(again)
     return found
 
 
@@ -135,8 +154,10 @@ def _bare_load(pair: _Pair) -> tuple[float, int]:
 
 
 @contextmanager
-def _running(pair: _Pair, budget_bytes: int) -> Iterator[DrawingLoop]:
-    options = DeviceOptions("auto", "auto", threads=0, max_batch_rows=16, model_cache_bytes=budget_bytes, owns_process=True)
+def _running(pair: _Pair, budget_bytes: int, host_bytes: int = 0) -> Iterator[DrawingLoop]:
+    options = DeviceOptions(
+        "auto", "auto", threads=0, max_batch_rows=16, model_cache_bytes=budget_bytes, owns_process=True, host_cache_bytes=host_bytes
+    )
     loop = open_loop(pair.catalog, Assets(pair.models_dir), options)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
@@ -147,11 +168,11 @@ def _running(pair: _Pair, budget_bytes: int) -> Iterator[DrawingLoop]:
         thread.join()
 
 
-def _drawn(loop: DrawingLoop, pair: _Pair, side_px: int, steps: int) -> Iterator[tuple[float, float]]:
+def _drawn(loop: DrawingLoop, pair: _Pair, side_px: int, steps: int, pairs: int) -> Iterator[tuple[float, float]]:
     """Seconds of a picture of the model that was not drawn with last, and of another one of the same."""
     for model in pair.ids:
         _draw(loop, model, side_px, steps)
-    for number in range(_PAIRS):
+    for number in range(pairs):
         model = pair.ids[number % 2]
         yield _draw(loop, model, side_px, steps), _draw(loop, model, side_px, steps)
 
@@ -165,14 +186,22 @@ def _draw(loop: DrawingLoop, model: str, side_px: int, steps: int) -> float:
 
 def measure() -> Table:
     """As a table."""
-    return _table(switching(_SIDE_PX, _STEPS, _ROUNDS), _SIDE_PX, _STEPS, is_full_size=False)
+    return table(switching(_SIDE_PX, _STEPS, _ROUNDS), _SIDE_PX, _STEPS, is_full_size=False)
 
 
-def _table(found: Switching, side_px: int, steps: int, *, is_full_size: bool) -> Table:
-    medians = {name: statistics.median(seconds) for name, seconds in vars(found).items()}
+def table(found: Switching, side_px: int, steps: int, *, is_full_size: bool) -> Table:
+    """What was found."""
+    medians = {name: statistics.median(seconds) for name, seconds in vars(found).items() if seconds}
     one, both, stayed, small, load = (
         f"{medians[name]:.3f}" for name in ("one_model", "both_in_memory", "stayed", "room_for_one", "bare_load")
     )
+    by_host = found.by_host_against_load
+    waiting: tuple[tuple[str, ...], ...] = ()
+    if by_host is not None:
+        waiting = (
+            ("room for one, the other on the host: the same model as before", f"{medians['returned_stayed']:.3f}", NOT_MEASURED),
+            ("room for one, the other on the host: the other one", f"{medians['returned']:.3f}", f"{by_host:.2f} bare loads"),
+        )
     return Table(
         "Another model at every picture",
         ("median, s", "what switching adds"),
@@ -182,6 +211,7 @@ def _table(found: Switching, side_px: int, steps: int, *, is_full_size: bool) ->
             ("room for one: the same model as before", stayed, NOT_MEASURED),
             ("room for one: the other one", small, f"{found.against_load:.2f} bare loads"),
             ("bare load", load, NOT_MEASURED),
+            *waiting,
         ),
         note=f"{side_px} px, {steps} steps, one in flight, medians of {len(found.one_model)} each, in turns; "
         f"{'SD 1.5 with random weights' if is_full_size else 'the embedded model'} and a copy of it.",
@@ -189,6 +219,7 @@ def _table(found: Switching, side_px: int, steps: int, *, is_full_size: bool) ->
             "median_s": {name: round(seconds, 4) for name, seconds in medians.items()},
             "switch_share": round(found.share, 4),
             "switch_by_bare_load": round(found.against_load, 3),
+            "switch_from_host_by_bare_load": None if by_host is None else round(by_host, 3),
         },
     )
 
@@ -205,7 +236,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder that gets the line of JSON, too")
     options = parser.parse_args()
     found = switching(options.side_px, options.steps, options.rounds, options.full_size)
-    tell("switch", _table(found, options.side_px, options.steps, is_full_size=options.full_size is not None), options.out)
+    tell("switch", table(found, options.side_px, options.steps, is_full_size=options.full_size is not None), options.out)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from sdapi.db.migrations import current_and_head
@@ -108,12 +109,23 @@ async def _drawing(settings: Settings) -> tuple[bool, str]:
     started = time.monotonic()
     try:
         outcome = await engine.draw(Work(0, request), lambda _: None, threading.Event())
+        is_quantized = request.checkpoint in engine.models().quantized
     finally:
         await engine.stop()
     match outcome:
         case Drawn():
-            return True, f"a test picture took {time.monotonic() - started:.1f} s, libraries and model included"
+            ok, format_told = _told_quantization(settings, is_quantized=is_quantized)
+            return ok, f"a test picture took {time.monotonic() - started:.1f} s, libraries and model included{format_told}"
         case Failed(reason):
             return False, reason
         case _:
             return False, "the drawing was cancelled"
+
+
+def _told_quantization(settings: Settings, *, is_quantized: bool) -> tuple[bool, str]:
+    if settings.quantize == "off":
+        return True, ""
+    if is_quantized:
+        return True, f"; weights in {settings.quantize}"
+    reason = "the log says why" if find_spec("torchao") else "torchao is not installed: pip install '.[quantized]' in the checkout"
+    return False, f"; SDAPI_QUANTIZE is {settings.quantize}, but the model is drawn with as it is: {reason}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,40 @@ class Machine:
             models_disk_free_bytes=_free_bytes(self.models_dir),
             data_disk_free_bytes=_free_bytes(self.data_dir),
         )
+
+
+def memory_limit_bytes(*, cgroup: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What this process may take at most: the machine's memory, or less where its container or service has a limit. None: not known.
+
+    `cgroup` says which control group it is in, `groups` is where Linux shows them.
+    """
+    limits = [limit for file in _limit_files(cgroup, groups) if (limit := _limit(file)) is not None]
+    if (there := _pages_bytes("SC_PHYS_PAGES")) is not None:
+        limits.append(there)
+    return min(limits, default=None)
+
+
+def _limit_files(cgroup: Path, groups: Path) -> Iterator[Path]:
+    """Of the group and of all it is in: any of them may be the narrowest. Version 1 has a tree for memory alone."""
+    try:
+        lines = cgroup.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        tree, file = (groups / "memory", "memory.limit_in_bytes") if controllers else (groups, "memory.max")
+        # In a container the name may be the one outside, of which nothing is seen; what limits it is at the top then.
+        group = PurePosixPath("/", name).relative_to("/")
+        yield from (tree / one / file for one in (group, *group.parents))
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None  # "max": none of its own
 
 
 def _process_memory_bytes() -> int | None:

@@ -157,9 +157,12 @@ def open_engine(settings: Settings, catalog: Catalog, assets: Assets, *, owns_pr
         safety=settings.safety,
         unload_after_s=settings.unload_after_s,
         compiled_dir=settings.data_dir / "compiled" if settings.compile else None,
+        compiles_what_pays=settings.compile == "auto",
         is_deterministic=settings.deterministic,
+        quantize=settings.quantize,
         owns_process=owns_process,
         profile_path=settings.data_dir / "device-profile.json",
+        host_cache_bytes=settings.host_cache_bytes,
     )
 
 
@@ -262,15 +265,15 @@ def _open_quotas(settings: Settings, sessions: async_sessionmaker[AsyncSession])
 def _http_limits(settings: Settings) -> HttpLimits:
     return HttpLimits(
         max_body_bytes=settings.max_body_bytes,
+        max_file_bytes=settings.max_image_bytes,
         reading=ReadLimits(max_side_px=settings.max_side_px),
         sync_wait_s=settings.sync_wait_s,
-        max_file_bytes=settings.max_image_bytes,
         fetch_requires_key=settings.fetch_requires_key,
         standard_error_status=settings.error_status == "standard",
         public_url=settings.public_url,
+        incoming_dir=settings.data_dir / "incoming",
     )
 
-        incoming_dir=settings.data_dir / "incoming",
 
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics, *, owns_process: bool = False) -> AsyncIterator[Services]:

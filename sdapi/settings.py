@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sdapi.domain.enhancing import EnhanceWith
 from sdapi.domain.limits import LARGEST_LIMIT
+from sdapi.domain.quantization import Quantize
 from sdapi.domain.safety import SafetyMode
 
 
@@ -91,10 +92,15 @@ class Settings(BaseSettings):
     """CPU threads for drawing; 0 leaves it to torch."""
     max_rows: int = Field(default=16, ge=1, le=256)
     """Pictures that may share one forward; twice as many are kept in flight."""
-    compile: bool = False
-    """Whether forwards of sizes that come often are compiled, which takes half a minute of a core or more for each and a C++ compiler."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether forwards of sizes that come often are compiled, which takes half a minute of a core or more for each and a C++ compiler.
+
+    `auto`: on a CPU, of sizes that were drawn for minutes.
+    """
     deterministic: bool = False
     """Whether a picture is the same to the bit whatever is drawn beside it; costs speed, most for lone pictures."""
+    quantize: Quantize = "off"
+    """In which eight bits the networks that draw are held: less memory, slower unless the device multiplies them. Needs torchao."""
     tomesd_by_default: bool = False
     """Whether tokens are merged for requests that say nothing of `tomesd`."""
     enhance_prompt: EnhanceWith = "model"
@@ -103,6 +109,8 @@ class Settings(BaseSettings):
     """Whether drawn pictures are checked where a request asks for it and a checker is installed, always, or never."""
     model_cache_bytes: int = Field(default=8 * 2**30, ge=0)
     """Models kept in memory; the least recently used goes first."""
+    host_cache_bytes: int = Field(default=-1, ge=-1)
+    """Of the host's memory for models that have left a CUDA device; -1: a quarter of the machine's. None on a CPU, whatever it says."""
     unload_after_s: float = Field(default=0.0, ge=0)
     """Models nobody has used for so long leave memory; 0: they stay while there is room."""
     preload: Annotated[tuple[str, ...] | None, NoDecode] = None
@@ -119,6 +127,7 @@ class Settings(BaseSettings):
     """What `update_server` runs before it restarts the server, as words of a shell without the shell; None refuses the call."""
     update_timeout_s: float = Field(default=1800.0, gt=0)
     png_metadata: bool = True
+    """Whether pictures say how they were made: PNG files as text, JPEG and WebP files as EXIF."""
     log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -37,6 +37,8 @@ _PARTS = (
     _Part("served", "SD 1.5, over HTTP", 80),
     _Part("weights-sdxl", "SDXL, writing random weights", 120),
     _Part("sdxl", "SDXL, in one process with diffusers' pipeline", 260),
+    # What it leaves out when time is short is told by `--only switch`.
+    _Part("switch", "SD 1.5 and a copy of it, with room for one on the device", 80),
 )
 
 
@@ -110,6 +112,8 @@ def _do(options: argparse.Namespace) -> int:
             parts.weights("sdxl", options.work, dry_run=options.dry_run)
         case "served":
             parts.over_http(options.work, pages, dry_run=options.dry_run)
+        case "switch":
+            parts.switched(options.work, pages, dry_run=options.dry_run)
         case family:
             return parts.in_this_process(family, options.work, pages, limit_s=options.limit_s, dry_run=options.dry_run)
     return 0

@@ -13,12 +13,15 @@ from sdapi.pipelines.forwards.number_formats import number_formats
 from ..arithmetic import Arithmetic, arithmetic, peak_flop_per_s
 from ..record import circumstances
 from ..stock_pipeline import stock_pipeline
+from ..switch import switching
+from ..switch import table as switching_table
 from ..table import Table
 from .pages import Pages
 from .sections import SECTIONS, Bench, clock
 from .served import served
 from .subjects import Family, Subject, drawing, subject
 
+_SWITCH_PAIRS = 4
 _DRY_SHARE = 0.05
 """Of the time that a section should find left."""
 
@@ -45,6 +48,14 @@ def weights(family: Family, work: Path, *, dry_run: bool) -> None:
 def over_http(work: Path, pages: Pages, *, dry_run: bool) -> None:
     """SD 1.5 through a server."""
     served(subject("sd1", work, dry_run=dry_run), pages)
+
+
+def switched(work: Path, pages: Pages, *, dry_run: bool) -> None:
+    """SD 1.5 and a copy of it by turns; those that leave the device are read again, or wait in the host's memory."""
+    measured = subject("sd1", work, dry_run=dry_run)
+    pairs = 1 if dry_run else _SWITCH_PAIRS
+    found = switching(measured.side_px, measured.steps, 1, None if dry_run else work, pairs)
+    pages.add("gpu sd1 switch", switching_table(found, measured.side_px, measured.steps, is_full_size=not dry_run))
 
 
 def in_this_process(family: Family, work: Path, pages: Pages, *, limit_s: float, dry_run: bool) -> int:

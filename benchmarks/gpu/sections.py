@@ -21,6 +21,7 @@ from ..stock_batches import draw_batch
 from ..stock_pipeline import stock_pipeline
 from ..table import NOT_MEASURED, Table
 from .closed_loop import Level, at_random, lone_s, sustained_by, together
+from .forwards import forwards_table
 from .kernels import profiled
 from .pages import Pages
 from .subjects import Subject, drawing, embedded
@@ -204,6 +205,11 @@ def kernels(bench: Bench) -> None:
     bench.add("kernels", Table(f"{subject.name}: where the time goes", ("ms", "share", "calls"), rows, note=note))
 
 
+def forwards(bench: Bench) -> None:
+    """What recording them saves, with what requests lay over the network too."""
+    bench.add("forwards", forwards_table(bench.subject, bench.pipeline.unet))
+
+
 SECTIONS: tuple[tuple[Callable[[Bench], None], float], ...] = (
     (lone, 10),
     (in_flight, 15),
@@ -211,6 +217,7 @@ SECTIONS: tuple[tuple[Callable[[Bench], None], float], ...] = (
     (difference, 15),
     (embedded_difference, 25),
     (kernels, 20),
+    (forwards, 25),
 )
 """And how many seconds each should find left, to begin at all; a dry run needs fewer."""
 

@@ -65,12 +65,17 @@ class Measured:
 
     seconds: Mapping[int, float]
     """By the samples in it; at least one."""
-    worth: int
-    """How many samples are worth joining."""
+    worth: int | None
+    """How many samples are worth joining; None while it isn't known that more gain nothing."""
 
     def of(self, samples: int) -> float:
-        """Seconds for so many."""
+        """Seconds for so many; for more than were measured, as if nothing more were gained."""
         return seconds_between(sorted(self.seconds), self.seconds.__getitem__, samples)
+
+    @property
+    def largest(self) -> int:
+        """The most samples that were measured."""
+        return max(self.seconds)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,14 @@ class ModelsInMemory:
     """How long loading each took, when it was loaded last."""
     resident_bytes: int = 0
     """What the resident ones take."""
+    quantized: frozenset[str] = frozenset()
+    """The resident ones whose weights are in eight bits."""
+    on_host: frozenset[str] = frozenset()
+    """Models that have left the device and wait in the host's memory, from which they come back sooner than from disk."""
+    host_bytes: int = 0
+    """What those take there."""
+    return_s: Mapping[str, float] = field(default_factory=dict)
+    """How long coming back took each, when it came back last."""
 
     def with_upscalers(self, upscalers: ModelsInMemory) -> ModelsInMemory:
         """These and those, which may be called as checkpoints are and so are told by `upscaler_entry`."""
@@ -29,6 +37,10 @@ class ModelsInMemory:
             loading={**self.loading, **{upscaler_entry(one): since for one, since in upscalers.loading.items()}},
             load_s={**self.load_s, **{upscaler_entry(one): seconds for one, seconds in upscalers.load_s.items()}},
             resident_bytes=self.resident_bytes + upscalers.resident_bytes,
+            quantized=self.quantized,
+            on_host=self.on_host | {upscaler_entry(one) for one in upscalers.on_host},
+            host_bytes=self.host_bytes + upscalers.host_bytes,
+            return_s={**self.return_s, **{upscaler_entry(one): seconds for one, seconds in upscalers.return_s.items()}},
         )
 
 

@@ -1,4 +1,4 @@
-"""When a model will be in memory: from what loads took, and before any by what its files weigh."""
+"""When a model will be in memory: from what loads and returns took, and before any by what its files weigh."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Final
 
 from sdapi.domain.models_in_memory import ModelsInMemory
 
-_IMPORTS_S: Final = 4.0
+_IMPORTS_S: Final = 4.5
 """Importing torch and diffusers and opening the device: about what two CPU cores take."""
 _BYTES_PER_S: Final = 500e6
 """Read, converted and moved to the device, until a load was measured."""
 _FIXED_S: Final = 0.15
 """Of every load, however small the model."""
+_RETURN_BYTES_PER_S: Final = 8e9
+"""From the host's memory to the device, until a return was measured."""
+_FIXED_RETURN_S: Final = 0.05
+"""Of every return."""
 _OVERDUE_SHARE: Final = 0.2
 """Of what takes longer than expected, so much more of the time gone is expected to come."""
 
@@ -47,16 +51,30 @@ def ready_in_s(model_id: str, sizes: Mapping[str, int], state: EngineState, *, n
 
 
 def _load_s(model_id: str, sizes: Mapping[str, int], models: ModelsInMemory) -> float:
+    if model_id in models.on_host:
+        return _return_s(model_id, sizes, models)
     if model_id in models.load_s:
         return models.load_s[model_id]
     return _FIXED_S + sizes.get(model_id, 0) / _bytes_per_s(sizes, models)
 
 
+def _return_s(model_id: str, sizes: Mapping[str, int], models: ModelsInMemory) -> float:
+    """From the host's memory."""
+    if model_id in models.return_s:
+        return models.return_s[model_id]
+    size, seconds = _largest(sizes, models.return_s)
+    bytes_per_s = size / (seconds - _FIXED_RETURN_S) if seconds > 2 * _FIXED_RETURN_S else _RETURN_BYTES_PER_S
+    return _FIXED_RETURN_S + sizes.get(model_id, 0) / bytes_per_s
+
+
 def _bytes_per_s(sizes: Mapping[str, int], models: ModelsInMemory) -> float:
-    """As measured with the largest model so far: small ones tell more of what every load takes."""
-    measured = [(sizes[model_id], seconds) for model_id, seconds in models.load_s.items() if sizes.get(model_id)]
-    size, seconds = max(measured, default=(0, 0.0))
+    size, seconds = _largest(sizes, models.load_s)
     return size / (seconds - _FIXED_S) if seconds > 2 * _FIXED_S else _BYTES_PER_S
+
+
+def _largest(sizes: Mapping[str, int], took_s: Mapping[str, float]) -> tuple[int, float]:
+    """Bytes and seconds of the largest model that was measured so far: small ones tell more of what every load takes."""
+    return max(((sizes[model_id], seconds) for model_id, seconds in took_s.items() if sizes.get(model_id)), default=(0, 0.0))
 
 
 def _remaining_s(expected_s: float, since_s: float | None, now_s: float) -> float:

@@ -16,6 +16,7 @@ from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.errors import NotAvailable
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.models_in_memory import ModelsInMemory
+from sdapi.domain.quantization import Quantize
 from sdapi.domain.safety import SafetyMode, SafetyType
 
 from .availability import missing
@@ -57,13 +58,16 @@ class LocalEngine:
         safety: SafetyMode = "optional",
         unload_after_s: float = 0.0,
         compiled_dir: Path | None = None,
+        compiles_what_pays: bool = False,
         is_deterministic: bool = False,
+        quantize: Quantize = "off",
         owns_process: bool = False,
         profile_path: Path | None = None,
+        host_cache_bytes: int = 0,
     ) -> None:
         """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward.
 
-        For `unload_after_s`, `compiled_dir`, `is_deterministic`, `owns_process` and `profile_path` see DeviceOptions.
+        For those from `unload_after_s` on see DeviceOptions.
         """
         self._catalog = catalog
         self._assets = assets
@@ -75,9 +79,12 @@ class LocalEngine:
         self._model_cache_bytes = model_cache_bytes
         self._unload_after_s = unload_after_s
         self._compiled_dir = compiled_dir
+        self._compiles_what_pays = compiles_what_pays
         self._is_deterministic = is_deterministic
+        self._quantize: Quantize = quantize
         self._owns_process = owns_process
         self._profile_path = profile_path
+        self._host_cache_bytes = host_cache_bytes
         self._preloading = Preloading(catalog, self._bring, lambda model_id: model_id in self.models().resident)
         self._rows_in_flight = 0
         self._thread: threading.Thread | None = None
@@ -276,9 +283,12 @@ class LocalEngine:
                 self._model_cache_bytes,
                 unload_after_s=self._unload_after_s,
                 compiled_dir=self._compiled_dir,
+                compiles_what_pays=self._compiles_what_pays,
                 is_deterministic=self._is_deterministic,
+                quantize=self._quantize,
                 owns_process=self._owns_process,
                 profile_path=self._profile_path,
+                host_cache_bytes=self._host_cache_bytes,
             )
             drawing = open_loop(self._catalog, self._assets, options)
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread

@@ -21,7 +21,7 @@ from sdapi.domain.job import Job, JobStatus
 from .arrivals import WINDOW_S, Arrival, expected
 from .board import JobBoard
 from .estimates import Shape, shape_of
-from .measured_pace import fit
+from .measured_pace import fit, plausible
 from .pace import DrawnJob, learned
 from .queue_look import FinishedJob, OpenJob, finished_jobs, in_turn, latest_starts, open_jobs, shapes
 from .queue_model import Demand, Paces, Room, finish_times
@@ -103,6 +103,8 @@ class Estimator:
         self._history: list[FinishedJob] = []
         self._learned_at: datetime | None = None
         self._paces = Paces()
+        self._speeds: DrawingSpeeds | None = None
+        """As they were told last."""
 
     async def eta_s(self, job: Job) -> float:
         """Seconds until the job is done; 0 when it is final."""
@@ -152,8 +154,9 @@ class Estimator:
             running = [job for job in jobs if job.status is JobStatus.RUNNING]
             followed = [*running, *order[:_SIMULATED]]
             await self._know_shapes(session, [*(done.id for done in self._history), *(job.id for job in followed)])
-        if (speeds := self._loads.speeds()) is not self._paces.speeds:
-            self._paces = replace(self._paces, speeds=speeds, fitted=fit(speeds))
+        if (speeds := self._loads.speeds()) is not self._speeds:
+            self._speeds, believed = speeds, plausible(speeds)
+            self._paces = replace(self._paces, speeds=believed, fitted=fit(believed))
         room = Room(self._drawn_at_once, max(1, self._drawn_at_once // 2), self._loads.batch_pixels() / (512 * 512))
         if learn:
             await self._learn(now, running, room)
@@ -231,9 +234,7 @@ class Estimator:
         """The jobs that came lately, and for how long back these are all."""
         lately: list[OpenJob | FinishedJob] = [*followed, *self._history]
         came = [
-            Arrival((now - job.created_at).total_seconds(), self._shapes[job.id], job.client_id)
-            for job in lately
-            if job.id in self._shapes
+            Arrival((now - job.created_at).total_seconds(), self._shapes[job.id], job.client_id) for job in lately if job.id in self._shapes
         ]
         full = len(self._history) == _REMEMBERED
         return came, (now - min(job.finished_at for job in self._history)).total_seconds() if full else math.inf

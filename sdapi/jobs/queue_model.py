@@ -135,7 +135,8 @@ class _Flight:
         shape = self.demand.shape
         if self.measured is None or not shape.shares:
             return room.rows_of(shape)
-        return max(1, min(room.batch_rows, self.measured.worth // shape.row_samples))
+        worth = self.measured.worth
+        return room.batch_rows if worth is None else max(1, min(room.batch_rows, worth // shape.row_samples))
 
 
 @dataclass
@@ -270,8 +271,12 @@ def _shares_of_time(seated: Mapping[str, Sequence[tuple[_Flight, int]]]) -> dict
 def _step_s(seats: Sequence[tuple[_Flight, int]]) -> float:
     """Of one forward with these rows in it, or of several where their samplers take several."""
     flight, rows = seats[0][0], sum(rows for _, rows in seats)
+    cost = sum(rows * one.demand.shape.step_cost for one, rows in seats)
     if flight.measured is None:
-        return flight.pace.step_s(sum(rows * one.demand.shape.step_cost for one, rows in seats))
+        return flight.pace.step_s(cost)
     samples = sum(rows * one.demand.shape.row_samples for one, rows in seats)
     forwards = sum(rows * one.demand.shape.forwards for one, rows in seats) / rows
-    return flight.measured.of(samples) * forwards * flight.slower
+    known = min(samples, flight.measured.largest)
+    # What more than were ever measured would take, in the proportion that is usual for the model.
+    growth = flight.pace.step_s(cost) / flight.pace.step_s(cost * known / samples)
+    return flight.measured.of(known) * growth * forwards * flight.slower

@@ -16,7 +16,9 @@ from diffusers.utils import logging as diffusers_logging
 from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
 from sdapi.domain.errors import ModelNotFound
 from sdapi.domain.models_in_memory import film_ids
-from sdapi.pipelines.compiling.compiler import Compiler
+from sdapi.domain.quantization import Quantize
+from sdapi.machine import memory_limit_bytes
+from sdapi.pipelines.compiling.compiler import Compiler, can_compile
 from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.forwards.number_formats import number_formats
 from sdapi.pipelines.forwards.unet_forward import ForwardOptions
@@ -24,7 +26,11 @@ from sdapi.pipelines.loading.loader import load_checkpoint, load_controlnet
 from sdapi.pipelines.loading.whole_loader import load_whole
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.expected_sizes import ExpectedSizes
+from sdapi.pipelines.memory.host_tier import HostTier
 from sdapi.pipelines.memory.residency import Residency
+from sdapi.pipelines.memory.transfers import CudaTransfers
+from sdapi.pipelines.memory.versions import ModelVersions
+from sdapi.pipelines.quantizing.quantizer import Quantizer
 from sdapi.pipelines.safety.safety_stage import SafetyStage
 from sdapi.pipelines.scheduling.device_pacing import decoding_beside, open_pacing
 from sdapi.pipelines.scheduling.loop import DrawingLoop
@@ -40,6 +46,14 @@ from .upscalers.kinds import Upscaler
 from .upscalers.loading import load_upscaler
 
 _log = logging.getLogger(__name__)
+
+_PAYS_AFTER_S = 120.0
+"""Compiled, a forward takes a fifth to a third less, and making it takes half a minute of what is left of a core: after so many seconds
+of forwards of one size, as many again will win that back."""
+_LEAST_BYTES_TO_COMPILE = 6 * 2**30
+"""Of the machine: for a Stable Diffusion 1 of full size it takes 1.8 GB for most of a minute."""
+_HOST_SHARE = 4
+"""Of the machine's memory a quarter is for models that have left the device, unless the operator says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,22 @@ class DeviceOptions:
     """What nobody has used for so long leaves memory; 0: it stays while there is room."""
     compiled_dir: Path | None = None
     """Where compiled forwards are kept; None: nothing is compiled."""
+    compiles_what_pays: bool = False
+    """Whether only such sizes are that have kept a CPU busy for minutes, where there is a C++ compiler; else all that come often."""
     is_deterministic: bool = False
     """Whether a picture is the same to the bit whatever is drawn beside it, at some cost: see `forwards.py`."""
     owns_process: bool = False
     """Whether nothing else is done in this process, as in `sdapi serve`: what is there once the device is open stays to the end."""
     profile_path: Path | None = None
     """Where it is kept what forwards take on this device; None: it is learnt anew every time."""
+    quantize: Quantize = "off"
+    """In which eight bits the networks that draw are held, where they say the same then: see `quantizing/`."""
+    host_cache_bytes: int = 0
+    """Of the host's memory for models that have left a CUDA device; -1: a quarter of what there is. On a CPU it is all the same memory."""
 
 
-def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> DrawingLoop:
-    """The loop for that device, with no model loaded yet."""
+def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions, host: HostTier | None = None) -> DrawingLoop:
+    """The loop for that device, with no model loaded yet. `host` is where models wait that have left; None: as the options say."""
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
     formats = number_formats(options.dtype, device)
     if options.threads:
@@ -80,12 +100,16 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
     # Its pipelines put what they cut off of a prompt into the log.
     diffusers_logging.set_verbosity_error()
 
-    memory = Memory(options.model_cache_bytes, unload_after_s=options.unload_after_s, release=_release_memory)
+    if host is None:
+        host = _host_tier(device, options.host_cache_bytes)
+    memory = Memory(options.model_cache_bytes, unload_after_s=options.unload_after_s, release=_release_memory, host=host)
+    versions = ModelVersions(catalog, assets)
     sizes = ExpectedSizes(catalog, assets, formats)
     annotators = AnnotatorShelf(assets.annotators, memory, device=device)
 
-    compiler = None if options.compiled_dir is None else Compiler(options.compiled_dir)
+    compiler = _compiler(device, options)
     forwarding = ForwardOptions(is_deterministic=options.is_deterministic, compiler=compiler)
+    quantizer = None if options.quantize == "off" else Quantizer(options.quantize, is_deterministic=options.is_deterministic)
 
     def load(model_id: str) -> Model:
         if film_ids(model_id) is not None:
@@ -93,8 +117,12 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
         checkpoint = catalog.get(model_id)
         if checkpoint.family in WHOLE_FAMILIES:
             whole = load_whole(checkpoint, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
+            if quantizer is not None:
+                whole = quantizer.whole(model_id, checkpoint.family, whole)
             return WholeModel(model_id, checkpoint.family, whole)
         parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
+        if quantizer is not None:
+            parts = quantizer.unet(model_id, parts)
         return UnetModel(model_id, parts, assets, memory, annotators, forwarding)
 
     def load_net(net_id: str) -> ControlNetwork:
@@ -119,18 +147,40 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions) -> Drawi
         gc.freeze()
     _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(formats.predicting), "threads": torch.get_num_threads()})
     return DrawingLoop(
-        Residency(load, memory, sizes.model),
+        Residency(load, memory, sizes.model, versions.model),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
-        control_nets=Residency(load_net, memory, sizes.control_net),
-        upscalers=Residency(load_an_upscaler, memory, sizes.upscaler),
+        control_nets=Residency(load_net, memory, sizes.control_net, versions.control_net),
+        upscalers=Residency(load_an_upscaler, memory, sizes.upscaler, versions.upscaler),
         translations=Translations(assets.translators, memory, device=device, dtype=formats.pictures),
         safety=SafetyStage(assets.safety, memory, device=device),
         faces=FaceShelf(assets, memory, device=device),
         release_memory=_release_memory,
-        pacing=open_pacing(device, formats, max_rows=options.max_batch_rows, path=options.profile_path),
+        close_device=(lambda: None) if compiler is None else compiler.close,
+        pacing=open_pacing(device, formats, max_rows=options.max_batch_rows, path=options.profile_path, quantize=options.quantize),
         decoding_beside=decoding_beside(device),
     )
+
+
+def _compiler(device: torch.device, options: DeviceOptions) -> Compiler | None:
+    """None where forwards are run as the networks are written."""
+    if options.compiled_dir is None:
+        return None
+    if not options.compiles_what_pays:
+        return Compiler(options.compiled_dir)
+    # On CUDA nobody has measured yet what it gives beside recordings.
+    if device.type == "cuda" or not can_compile() or (memory_limit_bytes() or 0) < _LEAST_BYTES_TO_COMPILE:
+        return None
+    return Compiler(options.compiled_dir, pays_after_s=_PAYS_AFTER_S)
+
+
+def _host_tier(device: torch.device, budget_bytes: int) -> HostTier | None:
+    """None where models that leave are forgotten."""
+    if device.type != "cuda":
+        return None
+    if budget_bytes < 0:
+        budget_bytes = (memory_limit_bytes() or 0) // _HOST_SHARE
+    return HostTier(budget_bytes, CudaTransfers(device)) if budget_bytes else None
 
 
 def _release_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from sdapi.domain.generation import Txt2Img
 from sdapi.pipelines.compiling.compiled_forwards import CompiledForwards
 from sdapi.pipelines.compiling.compiler import Compiler
 from sdapi.pipelines.families.unet import UnetModel
-from sdapi.pipelines.forwards.attention_choice import CUDA_KERNELS, cuda_attention, measured_seconds
+from sdapi.pipelines.forwards.attention_choice import CUDA_KERNELS, choose_attention, cuda_attention, measured_seconds
 from sdapi.pipelines.forwards.cuda_graphs import CudaRecorder
 from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
+from sdapi.pipelines.forwards.joined_projections import JoiningChoice, joining_choice
 from sdapi.pipelines.forwards.unet_forward import ForwardOptions, Forwards
 from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
 from tests.pipelines.drawing import Studio, a_request
@@ -106,6 +108,21 @@ def test_the_chosen_attention_is_at_least_as_fast_as_the_usual_one(parts: UnetCo
     chosen = cuda_attention(parts.unet).of(shape)
     usual_s = measured_seconds(CUDA_KERNELS["default"], shape, device=CUDA, dtype=torch.float16)
     assert measured_seconds(chosen, shape, device=CUDA, dtype=torch.float16) <= 1.5 * usual_s
+
+
+@torch.inference_mode()
+def test_projections_that_are_joined_by_measurement_say_what_the_three_say(parts: UnetComponents) -> None:
+    unet = copy.deepcopy(parts.unet)
+    joining = joining_choice(unet)
+    choose_attention(unet, cuda_attention(unet), joining)
+    forwards = Forwards(lambda told: forward(unet, told), CudaRecorder(CUDA))
+    for seed in range(4):
+        told = inputs_of(2, seed, side=32)
+        assert near(forwards.predict(told), forward(parts.unet, told))
+    assert forwards.recorded == 1
+    for always in (0.0, 1.0):
+        choose_attention(unet, cuda_attention(unet), JoiningChoice(lambda run, always=always: always * run().numel()))  # type: ignore[misc]
+        assert near(forward(unet, told), forward(parts.unet, told))
 
 
 def test_a_deterministic_device_draws_every_picture_to_the_bit_as_if_it_were_alone(parts: UnetComponents) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +15,14 @@ from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
-from tests.pipelines.drawing import a_request
+from tests.pipelines.drawing import a_request, models_with_a_copy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a copy of the embedded model, so that there are two."""
-    folder = embedded_model_dir()
-    assert folder is not None
-    models_dir = tmp_path_factory.mktemp("models")
-    shutil.copytree(folder, models_dir / "checkpoints" / "copy", ignore=shutil.ignore_patterns("recipe", "assets", "*.md", "*.png"))
-    return models_dir
+    return models_with_a_copy(tmp_path_factory.mktemp("models"))
 
 
 def loaded(models_dir: Path, device: str, dtype: torch.dtype = torch.float16) -> UnetComponents:

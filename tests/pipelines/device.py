@@ -15,6 +15,7 @@ from recipe.scenes import Scene
 from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.memory.host_tier import HostTier
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Result, Ticket
 
@@ -86,12 +87,12 @@ class Device:
 
 
 @contextmanager
-def open_device(models_dir: Path, *, cache_bytes: int, at_once: int = 1) -> Iterator[Device]:
-    """The device with the embedded model and what is in `models_dir`, drawing until it is left."""
+def open_device(models_dir: Path, *, cache_bytes: int, at_once: int = 1, host: HostTier | None = None) -> Iterator[Device]:
+    """The device with the embedded model and what is in `models_dir`, drawing until it is left; models that leave it wait in `host`."""
     folder = embedded_model_dir()
     assert folder is not None
     options = DeviceOptions("cpu", "float32", threads=1, max_batch_rows=8, model_cache_bytes=cache_bytes)
-    loop = open_loop(Catalog(models_dir, aliases={}, embedded=folder), Assets(models_dir, embedded=embedded_assets_dir()), options)
+    loop = open_loop(Catalog(models_dir, aliases={}, embedded=folder), Assets(models_dir, embedded=embedded_assets_dir()), options, host)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -27,6 +29,14 @@ from sdapi.pipelines.scheduling.models import Model
 from sdapi.pipelines.scheduling.pacing import Pacing
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 from sdapi.pipelines.upscalers.kinds import Upscaler
+
+
+def models_with_a_copy(models_dir: Path) -> Path:
+    """The same folder, now holding a copy of the embedded model, so that there are two."""
+    folder = embedded_model_dir()
+    assert folder is not None
+    shutil.copytree(folder, models_dir / "checkpoints" / "copy", ignore=shutil.ignore_patterns("recipe", "assets", "*.md", "*.png"))
+    return models_dir
 
 
 @cache

@@ -22,6 +22,7 @@ from benchmarks.gpu.pages import Pages
 from benchmarks.gpu.sections import Bench, clock
 from benchmarks.gpu.subjects import Subject, Targets, drawing, subject
 from benchmarks.stock_pipeline import stock_pipeline
+from benchmarks.switch import Switching, table
 from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 
 
@@ -50,7 +51,7 @@ def test_every_section_writes_its_figures_to_the_report_and_a_line_beside(bench:
         section(bench)
 
     found = lines(bench)
-    assert list(found) == [f"gpu sdxl {name}" for name in ("lone", "in flight", "arrivals", "difference", "kernels")]
+    assert list(found) == [f"gpu sdxl {name}" for name in ("lone", "in flight", "arrivals", "difference", "kernels", "forwards")]
     levels = found["gpu sdxl in flight"]
     assert set(levels) == {
         f"{way} {n}{more}" for n in (1, 2) for way, more in (("our loop,", " in flight"), ("diffusers, static batches of", ""))
@@ -58,6 +59,9 @@ def test_every_section_writes_its_figures_to_the_report_and_a_line_beside(bench:
     assert levels["our loop, 2 in flight"]["target"] == ">= 1e+09/s: MISSED; p50 < 1e+09 s: met"
     assert found["gpu sdxl arrivals"]["our loop, 8 a second"]["target"] == "mean < 1e+09 s: met"
     assert all(apart["greatest"] <= 2 < apart["spread of the pictures"] for apart in found["gpu sdxl difference"].values())  # type: ignore[operator]
+    laid_over = found["gpu sdxl forwards"]["a LoRA for half of them, 2 samples"]
+    assert laid_over["as it is, ms"] > 0  # type: ignore[operator]
+    assert laid_over["recorded, ms"] is None, "nothing is recorded on a CPU"
     report = (bench.pages.out / "report.md").read_text(encoding="utf-8")
     assert report.count("\n## ") == len(found) - 1  # the first heading begins the file
     assert "conv" in (bench.pages.out / "kernels-sdxl.txt").read_text(encoding="utf-8")
@@ -79,7 +83,7 @@ def test_parts_that_find_no_time_left_are_named_in_the_report(tmp_path: Path) ->
 
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# A dry run")
-    assert report.count("skipped, time ran short.") == 6
+    assert report.count("skipped, time ran short.") == len(command._PARTS)
 
 
 def test_a_part_whose_time_is_over_is_ended_and_named_in_the_report(tmp_path: Path) -> None:
@@ -120,3 +124,15 @@ def test_so_many_are_in_flight_all_the_time() -> None:
     assert level.pictures == len(begun) > 6
     assert max(in_flight_at_ends) == level.in_flight == 3
     assert level.per_s > 0
+
+
+def test_a_model_that_returns_from_host_memory_is_held_against_its_load_where_that_is_measured() -> None:
+    times = {name: [1.0] for name in ("both_in_memory", "one_model", "stayed", "returned_stayed")}
+    without = Switching(**times | {"room_for_one": [3.0], "bare_load": [2.0], "returned_stayed": []})
+    measured = Switching(**times | {"room_for_one": [3.0], "bare_load": [2.0], "returned": [1.2]})
+    assert (without.against_load, without.by_host_against_load) == (1.0, None)
+    assert measured.by_host_against_load == pytest.approx(0.1)
+    first, second = (table(found, 512, 20, is_full_size=True) for found in (without, measured))
+    assert len(second.rows) == len(first.rows) + 2
+    assert second.rows[-1][-1] == "0.10 bare loads"
+    assert second.numbers()["switch_from_host_by_bare_load"] == 0.1

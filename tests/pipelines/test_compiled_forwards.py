@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,14 +18,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.progress import Progress
 from sdapi.pipelines.compiling.compile_spec import CompileSpec, compile_spec
 from sdapi.pipelines.compiling.compiled_forwards import CompiledForwards
-from sdapi.pipelines.compiling.compiler import Compiler
+from sdapi.pipelines.compiling.compiler import Compiler, can_compile
+from sdapi.pipelines.device_host import DeviceOptions, open_loop
 from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
 from sdapi.pipelines.forwards.recordings import Run
 from sdapi.pipelines.forwards.text_keys import text_keys_of
 from sdapi.pipelines.forwards.unet_forward import Forwards
+from sdapi.pipelines.scheduling.tickets import Ticket
 
+from .drawing import a_request
 from .test_forwards import Recordings, inputs_of
 
 SMALLEST = {
@@ -81,6 +87,40 @@ def test_what_was_compiled_says_what_the_network_says_with_anybodys_weights(comp
     assert names_in(tmp_path / "compiled") == [f"{compile_spec(first, told).name}.pt2"], "nothing else is left"
 
 
+@torch.inference_mode()
+def test_a_size_is_only_compiled_once_its_forwards_have_taken_long_enough(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    told = inputs_of(2)
+    for pays_after_s, begun in ((1e9, 0), (1e-9, 1)):
+        caplog.clear()
+        compiler = Compiler(tmp_path / "compiled", pays_after_s=pays_after_s, python="/bin/false")
+        forwards = CompiledForwards(a_unet(1), compiler)
+        for _ in range(25):
+            assert forwards.for_(told) is None
+        compiler.wait(60)
+        assert [record.message for record in caplog.records] == ["a forward could not be compiled"] * begun
+
+
+@torch.inference_mode()
+def test_what_was_compiled_before_is_taken_however_short_its_forwards_were(tmp_path: Path) -> None:
+    unet, told = a_unet(1), inputs_of(2)
+    compiler = Compiler(tmp_path, pays_after_s=1e9)
+    file = tmp_path / f"{compile_spec(unet, told).name}.pt2"
+    file.write_bytes(b"PK")
+    compiler.wait(60)
+    forwards = CompiledForwards(unet, compiler)
+    for _ in range(25):
+        forwards.for_(told)
+    assert not file.exists(), "it was opened, and is none"
+
+
+def test_without_a_compiler_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not can_compile()
+    (tmp_path / "g++").touch(mode=0o755)
+    assert can_compile()
+
+
 def test_what_depends_on_the_machine_or_the_shape_has_a_file_of_its_own() -> None:
     unet = a_unet(1)
     spec = compile_spec(unet, inputs_of(2))
@@ -130,6 +170,27 @@ def test_the_process_that_compiles_ends_with_the_server(tmp_path: Path) -> None:
         assert time.monotonic() - began_s < 30
         time.sleep(0.1)
     assert names_in(tmp_path) == []
+
+
+def test_the_process_that_compiles_is_gone_when_the_loop_has_ended(tmp_path: Path) -> None:
+    folder = embedded_model_dir()
+    assert folder is not None
+    options = DeviceOptions("cpu", "float32", threads=1, max_batch_rows=8, model_cache_bytes=2**40, compiled_dir=tmp_path / "compiled")
+    loop = open_loop(Catalog(tmp_path, aliases={}, embedded=folder), Assets(tmp_path, embedded=None), options)
+    before = set(psutil.Process().children())
+
+    def report(_: Progress) -> None:
+        made.extend(set(psutil.Process().children()) - before - set(made))
+        if made:
+            loop.stop()
+
+    made: list[psutil.Process] = []
+    request = a_request(steps=40, guidance_scale=1)
+    loop.submit(Ticket(1, request, None, threading.Event(), report, lambda _: loop.stop()))
+    loop.run()
+    assert len(made) == 1
+    assert not made[0].is_running()
+    assert names_in(tmp_path / "compiled") == []
 
 
 @dataclass

@@ -132,8 +132,8 @@ def test_more_samples_than_any_recording_has_are_run_as_they_are() -> None:
 
 @torch.inference_mode()
 def test_recordings_keep_to_their_budget_and_the_one_played_longest_ago_leaves() -> None:
-    recorder = Recordings(size_bytes=1000)
-    forwards = Forwards(eager, recorder, budget_bytes=2000)
+    recorder = Recordings(size_bytes=10**8)
+    forwards = Forwards(eager, recorder, budget_bytes=2 * 10**8 + 10**7)
     for side in (8, 16):
         recorded(forwards, inputs_of(1, side=side))
     forwards.predict(inputs_of(1, side=8))
@@ -208,8 +208,8 @@ def test_what_a_deterministic_device_sees_in_a_sample_depends_neither_on_its_nei
         for samples in (2, 5):
             others = inputs_of(samples, side=side, seed=2)
             for place in range(samples + 1):
-                mixed = [torch.cat([rest[:place], mine, rest[place:]]) for rest, mine in _pairs(others, one)]
-                assert torch.equal(forwards.predict(ForwardInputs(*mixed))[place], alone[0])
+                latents, timesteps, context = (torch.cat([rest[:place], mine, rest[place:]]) for rest, mine in _pairs(others, one))
+                assert torch.equal(forwards.predict(ForwardInputs(latents, timesteps, context))[place], alone[0])
 
 
 def _pairs(others: ForwardInputs, one: ForwardInputs) -> list[tuple[Tensor, Tensor]]:

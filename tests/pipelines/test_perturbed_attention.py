@@ -153,7 +153,7 @@ def test_a_forward_that_fails_leaves_no_hook_behind() -> None:
     hooked: list[torch.nn.Module] = []
 
     def fail() -> None:
-        with perturbed(unet, [0]):
+        with perturbed(unet, torch.tensor([True])):
             hooked.extend(module for module in unet.modules() if module._forward_hooks)
             raise RuntimeError("out of paint")
 

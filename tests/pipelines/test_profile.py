@@ -165,8 +165,8 @@ def test_a_profile_that_can_not_be_kept_harms_nobody(tmp_path: Path) -> None:
     ProfileFile(tmp_path / "file" / "profile.json", DEVICE).close(StepProfile({"s": {2: 0.01}}))
 
 
-@pytest.mark.parametrize(("side", "samples"), [("256", 8), ("512", 2)])
-def test_others_are_told_what_was_measured_and_how_many_are_worth_joining(side: str, samples: int) -> None:
+@pytest.mark.parametrize(("side", "samples"), [("128", None), ("256", 8), ("512", 2)])
+def test_others_are_told_what_was_measured_and_how_many_are_worth_joining(side: str, samples: int | None) -> None:
     sort = WorkSort("m", 512, 512, 77)
     truth = {count: ms / 1000 for count, ms in MEASURED_MS[side].items()}
     assert StepProfile({sort.name: truth}).speeds.by_sort == {sort: Measured(truth, samples)}

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from sdapi.catalog import embedded_model_dir
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket
 
 from .device import Wish, open_device
-from .drawing import a_request, demo_parts
+from .drawing import a_request, demo_parts, models_with_a_copy
 
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a copy of the embedded model, so that there are two."""
-    folder = embedded_model_dir()
-    assert folder is not None
-    models_dir = tmp_path_factory.mktemp("models")
-    shutil.copytree(folder, models_dir / "checkpoints" / "copy", ignore=shutil.ignore_patterns("recipe", "assets", "*.md", "*.png"))
-    return models_dir
+    return models_with_a_copy(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

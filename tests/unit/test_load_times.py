@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -53,6 +53,25 @@ def test_loads_come_one_after_another() -> None:
     state = an_open_engine(loading={"large": NOW_S - 6, "small": NOW_S - 5}, load_s=took)
     assert ready("small", state) == pytest.approx(4.0 + 1.0)
     assert ready("other", state) > 5.0
+
+
+def test_what_waits_in_host_memory_is_back_sooner_than_it_is_loaded() -> None:
+    loaded = an_open_engine(load_s={"large": 30.0})
+    waiting = replace(loaded, models=replace(loaded.models, on_host=frozenset({"large"})))
+    assert 0 < ready("large", waiting) < ready("large", loaded) / 10
+    returned = replace(waiting, models=replace(waiting.models, return_s={"large": 2.0}))
+    assert ready("large", returned) == 2.0
+
+
+def test_how_quickly_one_model_came_back_tells_about_others() -> None:
+    both = ModelsInMemory(on_host=frozenset(SIZES), return_s={"large": 30.0})
+    measured, unmeasured = (EngineState(opened=True, models=models) for models in (both, replace(both, return_s={})))
+    assert ready("small", measured) > ready("small", unmeasured) > 0
+
+
+def test_a_return_under_way_is_nearly_done() -> None:
+    models = ModelsInMemory(loading={"large": NOW_S - 1.5}, load_s={"large": 30.0}, on_host=frozenset({"large"}), return_s={"large": 2.0})
+    assert ready("large", EngineState(opened=True, models=models)) == pytest.approx(0.5)
 
 
 def test_before_the_first_picture_the_libraries_have_to_be_imported() -> None:
@@ -106,7 +125,9 @@ def test_a_load_that_failed_is_not_on_its_way_any_more() -> None:
 def test_an_upscaler_is_not_taken_for_a_checkpoint_of_the_same_name() -> None:
     models = ModelsInMemory(load_s={"same": 9.0}).with_upscalers(ModelsInMemory(frozenset({"same"}), load_s={"same": 2.0}))
     state = EngineState(opened=True, models=models)
+    waiting = ModelsInMemory(host_bytes=5).with_upscalers(ModelsInMemory(on_host=frozenset({"same"}), host_bytes=2, return_s={"same": 3.0}))
 
+    assert (set(waiting.on_host), waiting.host_bytes, set(waiting.return_s)) == ({upscaler_entry("same")}, 7, {upscaler_entry("same")})
     assert ready_in_s(upscaler_entry("same"), {}, state, now_s=0) == 0
     assert ready_in_s("same", {}, state, now_s=0) == 9
     assert (upscaler_id(upscaler_entry("same")), upscaler_id("same")) == ("same", None)

@@ -170,10 +170,18 @@ async def test_an_empty_queue_is_zero(sessions: Sessions, metrics: Metrics) -> N
 
 
 async def test_what_is_in_memory_and_on_its_way_is_told(sessions: Sessions, metrics: Metrics) -> None:
-    in_memory = ModelsInMemory(frozenset({"one", "two"}), loading={"three": 1.0}, resident_bytes=500)
+    waiting = frozenset({"four", "five", "six"})
+    in_memory = ModelsInMemory(frozenset({"one", "two"}), loading={"three": 1.0}, resident_bytes=500, on_host=waiting, host_bytes=70)
     text = await Scrape(metrics, sessions, lambda: in_memory).read()
     names = ("sdapi_models_in_memory", "sdapi_models_in_memory_bytes", "sdapi_models_loading")
     assert [value(text, name) for name in names] == [2, 500, 1]
+    assert [value(text, name) for name in ("sdapi_models_on_host", "sdapi_models_on_host_bytes")] == [3, 70]
+
+
+async def test_models_in_eight_bits_are_counted(sessions: Sessions, metrics: Metrics) -> None:
+    in_memory = ModelsInMemory(frozenset({"one", "two"}), quantized=frozenset({"two"}))
+    text = await Scrape(metrics, sessions, lambda: in_memory).read()
+    assert [value(text, name) for name in ("sdapi_models_in_memory", "sdapi_models_quantized")] == [2, 1]
 
 
 async def test_without_a_database_the_rest_is_told(tmp_path: Path, metrics: Metrics) -> None:

@@ -167,11 +167,15 @@ class _Share:
     """Which ones, (n,) of int64; None for all of them, in order."""
     strengths: Tensor
     """(n,)."""
+    has_zeros: bool = False
 
     def add_to(self, output: Tensor, module: nn.Module, inputs: Tensor) -> None:
         mine = inputs if self.samples is None else inputs.index_select(0, self.samples)
         added = self.delta.of(module, mine)
-        added = added * self.strengths.to(added.dtype).view(-1, *[1] * (added.ndim - 1))
+        strengths = self.strengths.to(added.dtype).view(-1, *[1] * (added.ndim - 1))
+        added = added * strengths
+        if self.has_zeros:
+            added.masked_fill_(strengths == 0, 0.0)
         if self.samples is None:
             output += added
         else:
@@ -197,9 +201,29 @@ def applied(network: nn.Module, side: Side, samples: Sequence[Sequence[Applied]]
             weights = torch.tensor(list(by_sample.values()), device=device)
             for path, delta in deltas.items():
                 shares[path].append(_Share(delta, chosen, weights))
-        for path, several in shares.items():
-            hooks.callback(network.get_submodule(path).register_forward_hook(_adding(several)).remove)
+        _hook(network, shares, hooks)
         yield
+
+
+@contextmanager
+def applied_to_all(network: nn.Module, side: Side, loras: Sequence[Lora], strengths: Tensor, *, is_mixed: bool) -> Iterator[None]:
+    """While it is open, all samples of a forward run with all of these LoRAs, each at its own strength.
+
+    `strengths` is (samples, LoRAs), on the network's device, and is looked at when the forward runs. Only where it `is_mixed` may some
+    be 0: to such a sample nothing is added, not even where a LoRA comes to no number.
+    """
+    with ExitStack() as hooks:
+        shares: defaultdict[str, list[_Share]] = defaultdict(list)
+        for number, lora in enumerate(loras):
+            for path, delta in lora.of(side).items():
+                shares[path].append(_Share(delta, None, strengths[:, number], has_zeros=is_mixed))
+        _hook(network, shares, hooks)
+        yield
+
+
+def _hook(network: nn.Module, shares: Mapping[str, list[_Share]], hooks: ExitStack) -> None:
+    for path, several in shares.items():
+        hooks.callback(network.get_submodule(path).register_forward_hook(_adding(several)).remove)
 
 
 def _adding(shares: list[_Share]) -> Any:

@@ -26,7 +26,7 @@ class CompileSpec:
     threads: int
     """Of the CPU; they are compiled in."""
     inputs: tuple[tuple[tuple[int, ...], str] | None, ...]
-    """Shape and number format of each, in the order of `ForwardInputs.tensors`."""
+    """Shape and number format of each, in the order of `ForwardInputs.told`."""
     made_with: str
     """Versions, and what the device can compute."""
 
@@ -59,7 +59,7 @@ def compile_spec(unet: Any, inputs: ForwardInputs) -> CompileSpec:
         device=str(device),
         is_channels_last=unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last),
         threads=torch.get_num_threads(),
-        inputs=tuple(None if tensor is None else _described(tensor) for tensor in inputs.tensors),
+        inputs=tuple(None if tensor is None else _described(tensor) for tensor in inputs.told),
         made_with=f"torch {torch.__version__}, diffusers {diffusers.__version__}, {computes}",
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,7 @@ from sdapi.pipelines.forwards.recordings import Run
 _log = logging.getLogger(__name__)
 
 _WORTH_COMPILING = 20
-"""Forwards of a size before it is compiled, which takes half a minute or more of one core."""
+"""Forwards of a size before a compiled one is looked for, or made, which takes half a minute or more of one core."""
 _MOST = 64
 """Sizes of one model."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.06}
@@ -35,6 +37,8 @@ class CompiledForwards:
         self._uses: Counter[tuple[ForwardKey, int]] = Counter()
         self._ready: dict[tuple[ForwardKey, int], Run | None] = {}
         """None for what can't be used."""
+        self._specs: dict[tuple[ForwardKey, int], CompileSpec] = {}
+        self._pays_from: dict[tuple[ForwardKey, int], int] = {}
 
     def for_(self, inputs: ForwardInputs) -> Run | None:
         """What runs inputs of exactly this size; None where the network itself must. Every call counts as a forward."""
@@ -46,12 +50,24 @@ class CompiledForwards:
         self._uses[key] += 1
         if self._uses[key] < _WORTH_COMPILING:
             return None
-        spec = compile_spec(self._unet, inputs)
-        file = self._compiler.file(spec)
+        if (spec := self._specs.get(key)) is None:
+            spec = self._specs[key] = compile_spec(self._unet, inputs)
+        file = self._compiler.file(spec, may_make=self._uses[key] >= self._pays(key, inputs))
         if file is None:
             return None
         self._ready[key] = self._opened(spec, str(file), inputs)
         return self._ready[key]
+
+    def _pays(self, key: tuple[ForwardKey, int], inputs: ForwardInputs) -> int:
+        """From how many forwards of that size on one is made."""
+        if not self._compiler.pays_after_s:
+            return _WORTH_COMPILING
+        if key not in self._pays_from:
+            # Once for each size; by now it is warm.
+            began_s = time.perf_counter()
+            forward(self._unet, inputs)
+            self._pays_from[key] = math.ceil(self._compiler.pays_after_s / (time.perf_counter() - began_s))
+        return self._pays_from[key]
 
     def _opened(self, spec: CompileSpec, file: str, inputs: ForwardInputs) -> Run | None:
         import torch._inductor  # see Compiler
@@ -76,7 +92,7 @@ class CompiledForwards:
         call: Callable[..., Any] = package
 
         def run(inputs: ForwardInputs) -> Tensor:
-            said = call(*(None if tensor is None else tensor.contiguous() for tensor in inputs.tensors))
+            said = call(*(None if tensor is None else tensor.contiguous() for tensor in inputs.told))
             output: Tensor = said[0] if isinstance(said, list | tuple) else said
             return output + bias
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,21 +37,28 @@ class _Making:
 class Compiler:
     """Of one device; for use from one thread."""
 
-    def __init__(self, folder: Path, *, python: str = sys.executable) -> None:
-        """Files are kept in `folder` from one start to the next. `python` runs the process."""
+    def __init__(self, folder: Path, *, pays_after_s: float = 0.0, python: str = sys.executable) -> None:
+        """Files are kept in `folder` from one start to the next. `python` runs the process.
+
+        `pays_after_s` is how long forwards of a size must have taken together before one is made.
+        """
+        self.pays_after_s = pays_after_s
         self._folder = folder
         self._python = python
         self._making: _Making | None = None
         self._importing: threading.Thread | None = None
         self._failed: set[str] = set()
 
-    def file(self, spec: CompileSpec) -> Path | None:
-        """The compiled forward; None where it isn't there, and then it is made unless another one is being made. Never waits."""
+    def file(self, spec: CompileSpec, *, may_make: bool = True) -> Path | None:
+        """The compiled forward; None where it isn't there, and then it is made unless another one is being made. Never waits.
+
+        Without `may_make` it is only looked for.
+        """
         target = self._folder / f"{spec.name}.pt2"
         self._look_after()
         if target.exists():
             return target if self._is_imported() else None
-        if self._making is None and spec.name not in self._failed and len(self._failed) < _MOST_FAILURES:
+        if may_make and self._making is None and spec.name not in self._failed and len(self._failed) < _MOST_FAILURES:
             self._begin(spec, target)
         return None
 
@@ -123,6 +131,11 @@ class Compiler:
     def _fail(self, spec: CompileSpec, reason: str) -> None:
         self._failed.add(spec.name)
         _log.warning("a forward could not be compiled", extra={"compiled": spec.name, "reason": reason})
+
+
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, as torch looks for one."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
 
 
 def _environment() -> dict[str, str]:

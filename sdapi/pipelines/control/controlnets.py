@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from sdapi.catalog import ModelBroken
 from sdapi.pipelines.control.annotators import Map
+from sdapi.pipelines.memory.host_tier import Packed
+from sdapi.pipelines.samplers.row_sums import brought
 
 _ARCHITECTURE = ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim", "addition_embed_type")
 """In which a control net equals the UNet it was made from."""
@@ -30,6 +34,10 @@ class ControlNetwork:
         network.controlnet_cond_embedding = nn.Identity()
         network.register_to_config(controlnet_conditioning_channel_order="rgb")
         self._network = network
+
+    def packed(self) -> Packed[ControlNetwork]:
+        """See CanReturn. Another object comes back: nobody may take its weights for those that lay where the old one's were."""
+        return Packed((self._network, self._hint_encoder), partial(copy.copy, self))
 
     @property
     def is_pooled(self) -> bool:
@@ -91,11 +99,17 @@ class Sample:
 
 
 def joint_residuals(
-    samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor, contexts: Tensor, conditions: Mapping[str, Tensor] | None = None
+    samples: Sequence[Sample],
+    inputs: Tensor,
+    timesteps: Tensor,
+    contexts: Tensor,
+    conditions: Mapping[str, Tensor] | None = None,
+    residuals_of: Callable[..., list[Tensor]] = ControlNetwork.residuals,
 ) -> list[Tensor] | None:
     """What is added to the UNet's levels, one entry per sample: zeros for samples nobody leads. None when nobody leads any.
 
-    `inputs` is (samples, 4, h, w). Every net runs once, over the samples it leads, whatever their scales.
+    `inputs` is (samples, 4, h, w). Every net runs once, over the samples it leads, whatever their scales. `residuals_of` runs one: given
+    the net and what `ControlNetwork.residuals` takes.
     """
     led: dict[ControlNetwork, list[tuple[int, Control]]] = {}
     for place, sample in enumerate(samples):
@@ -104,11 +118,11 @@ def joint_residuals(
                 led.setdefault(control.network, []).append((place, control))
     total: list[Tensor] | None = None
     for network, leads in led.items():
-        places = torch.tensor([place for place, _ in leads], device=inputs.device)
+        places = brought(torch.tensor([place for place, _ in leads]), inputs.device)
         hints = torch.cat([control.hint for _, control in leads])
         theirs = None if conditions is None else {name: each[places] for name, each in conditions.items()}
-        levels = network.residuals(inputs[places], timesteps[places], contexts[places], hints, theirs)
-        scales = torch.tensor([control.level_scales(len(levels)) for _, control in leads], device=inputs.device, dtype=inputs.dtype)
+        levels = residuals_of(network, inputs[places], timesteps[places], contexts[places], hints, theirs)
+        scales = brought(torch.tensor([control.level_scales(len(levels)) for _, control in leads], dtype=inputs.dtype), inputs.device)
         added = [_spread(level * scale[:, None, None, None], places, len(samples)) for level, scale in zip(levels, scales.T, strict=True)]
         # Nets that tell of the whole picture have one value a channel; sums stretch that over the places.
         total = added if total is None else [one + other for one, other in zip(total, added, strict=True)]

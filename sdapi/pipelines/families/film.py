@@ -23,6 +23,7 @@ from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Text2Video, Tx
 from sdapi.domain.models_in_memory import film_ids
 from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.memory.host_tier import Packed
 from sdapi.pipelines.scheduling.row import BatchKey
 from sdapi.pipelines.whole.films import (
     decoded,
@@ -94,6 +95,10 @@ class FilmModel:
     def size_bytes(self) -> int:
         """What the weights take."""
         return self._parts.bytes
+
+    def packed(self) -> Packed[FilmModel]:
+        """See CanReturn: it keeps nothing but its networks."""
+        return Packed(self._parts.networks, lambda: self)
 
     def additions(self, request: Txt2Img | Img2Img | Inpaint | ControlNet) -> None:
         """See Model: nothing can be added."""

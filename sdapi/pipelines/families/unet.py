@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,33 +19,36 @@ from sdapi.catalog import Assets
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.domain.highres import STRENGTH
 from sdapi.pipelines.added.additions import AdditionShelves
-from sdapi.pipelines.added.loras import Applied, applied
+from sdapi.pipelines.added.loras import Applied
 from sdapi.pipelines.control.control_hints import controls_of
-from sdapi.pipelines.control.controlnets import Control, ControlNetwork, Sample, joint_residuals
-from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, conditions_of, forward
+from sdapi.pipelines.control.controlnets import Control, ControlNetwork, Sample
+from sdapi.pipelines.forwards.control_forwards import ControlForwards
+from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, conditions_of
+from sdapi.pipelines.forwards.overlay import Overlay
 from sdapi.pipelines.forwards.text_keys import text_keys_of
-from sdapi.pipelines.forwards.unet_forward import ForwardOptions, forwards_of
+from sdapi.pipelines.forwards.unet_forward import ForwardOptions, forwards_of, recorder_on
 from sdapi.pipelines.guidance.halves import Half, Words
 from sdapi.pipelines.guidance.highres import first_drawing
 from sdapi.pipelines.guidance.inpainting import pixel_paste
 from sdapi.pipelines.guidance.joint_guidance import guided_together
 from sdapi.pipelines.guidance.panorama import predict_in_windows, window_of
-from sdapi.pipelines.guidance.perturbed_attention import perturbation_scale, perturbed
+from sdapi.pipelines.guidance.perturbed_attention import perturbation_scale
 from sdapi.pipelines.guidance.starts import Starts
-from sdapi.pipelines.guidance.token_merging import merging
 from sdapi.pipelines.latents.unet_decoding import UnetDecoder
 from sdapi.pipelines.loading.loader import UnetComponents
 from sdapi.pipelines.memory.budget import Memory
+from sdapi.pipelines.memory.host_tier import Packed
 from sdapi.pipelines.memory.leases import Held, HeldTogether
+from sdapi.pipelines.quantizing.stored_weights import is_quantized
 from sdapi.pipelines.samplers.joint_steps import advance_rows
 from sdapi.pipelines.samplers.plan_cache import Plans
 from sdapi.pipelines.samplers.planned_samplers import AnySampler
+from sdapi.pipelines.samplers.row_sums import brought
 from sdapi.pipelines.scheduling.row import BatchKey, NextPhase, Row
 from sdapi.pipelines.trained_maps.shelf import AnnotatorShelf
 from sdapi.pipelines.words.prompts import PromptEncoder
 
 _LATENT_SCALE = 8
-_LATENT_CHANNELS = 4
 _USUAL_LATENTS = 64
 """Side of what models were trained on that don't say it: Stable Diffusion 1's."""
 
@@ -67,6 +71,8 @@ class UnetModel:
         """
         self._id = model_id
         self._parts = parts
+        self._again = partial(UnetModel, model_id, parts, assets, memory, annotators, forwarding)
+        self._own_processors: dict[str, Any] = dict(parts.unet.attn_processors)
         self._prompts = PromptEncoder(
             parts.tokenizer,
             parts.text_encoder,
@@ -86,11 +92,23 @@ class UnetModel:
         # Prompts that don't fit its memory are told as tokens, which depends on the neighbours.
         self._text_keys = None if options.is_deterministic else text_keys_of(parts.unet)
         self._forwards = forwards_of(parts.unet, options)
+        recorder = None if options.is_deterministic else recorder_on(self._device, has_fixed_kernels=False)
+        self._control_forwards = ControlForwards(recorder)
 
     @property
     def size_bytes(self) -> int:
         """What the weights take."""
         return self._parts.bytes
+
+    @property
+    def is_quantized(self) -> bool:
+        """See MayBeQuantized."""
+        return is_quantized(self._parts.unet)
+
+    def packed(self) -> Packed[UnetModel]:
+        """See CanReturn. Recordings, encoded prompts, plans and what requests added go with this object; the next one makes its own."""
+        self._parts.unet.set_attn_processor(dict(self._own_processors))
+        return Packed(self._parts.networks, self._again)
 
     def additions(self, request: Txt2Img | Img2Img | Inpaint | ControlNet) -> Held:
         """What the request adds to the model, and what makes its control map, to be read before `prepare`, which otherwise waits for it.
@@ -209,7 +227,7 @@ class UnetModel:
                 times.append(float(row.sampler.timestep))
                 loras.append(row.loras)
                 samples.append(Sample(row.controls, half.is_unconditional))
-        timesteps = torch.tensor(times, device=self._device, dtype=torch.float32)
+        timesteps = brought(torch.tensor(times, dtype=torch.float32), self._device)
         together, words = torch.cat(inputs).to(self._dtype), [half.words for half in halves]
         keys = None if self._text_keys is None else self._text_keys.of(words, loras)
         context = torch.stack([each.context for each in words]) if keys is None else keys
@@ -217,10 +235,9 @@ class UnetModel:
         if is_plain:
             output = self._forwards.predict(told)
         else:
-            led = self._led(samples, told, words)
-            alone = [place for place, half in enumerate(halves) if half.is_perturbed]
-            with applied(self._parts.unet, "unet", loras), perturbed(self._parts.unet, alone), merging(self._parts.unet, rows[0].key):
-                output = forward(self._parts.unet, told, led)
+            overlay = Overlay(self._parts.unet, rows[0].key, loras, [half.is_perturbed for half in halves])
+            led = replace(told, residuals=self._control_forwards.residuals(samples, told, words))
+            output = self._forwards.predict_under(overlay, led)
         return guided_together(rows, output)
 
     def _predict_apart(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -228,17 +245,6 @@ class UnetModel:
         plain = [row for row in rows if _is_plain(row)]
         shared = iter(self.predict(plain) if plain else ())
         return [next(shared) if _is_plain(row) else self.predict([row])[0] for row in rows]
-
-    def _led(self, samples: Sequence[Sample], told: ForwardInputs, words: Sequence[Words]) -> dict[str, Any]:
-        """What control nets add to the forward, by its names in diffusers."""
-        if not any(sample.controls for sample in samples):
-            return {}
-        context = torch.stack([each.context for each in words])
-        # Control nets know nothing of the channels in which inpainting models are shown masks.
-        levels = joint_residuals(samples, told.latents[:, :_LATENT_CHANNELS], told.timesteps, context, told.conditions)
-        if levels is None:
-            return {}
-        return {"down_block_additional_residuals": levels[:-1], "mid_block_additional_residual": levels[-1]}
 
     @torch.inference_mode()
     def advance(self, row: Row, predicted: Tensor) -> None:
@@ -280,7 +286,7 @@ class UnetModel:
         """Forget what could be made again; how many bytes it took."""
         keys_bytes = 0 if self._text_keys is None else self._text_keys.clear()
         freed = self._prompts.clear_cache() + self._additions.clear() + self._annotators.clear()
-        return freed + keys_bytes + self._forwards.clear()
+        return freed + keys_bytes + self._forwards.clear() + self._control_forwards.clear()
 
 
 def _is_plain(row: Row) -> bool:

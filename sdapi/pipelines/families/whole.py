@@ -23,6 +23,8 @@ from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
 from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.guidance.inpainting import PixelPaste, pixel_paste
 from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.memory.host_tier import Packed
+from sdapi.pipelines.quantizing.stored_weights import is_quantized
 from sdapi.pipelines.scheduling.row import BatchKey
 from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
 from sdapi.pipelines.whole.whole_arguments import (
@@ -125,6 +127,15 @@ class WholeModel:
     def size_bytes(self) -> int:
         """What the weights take."""
         return self._parts.bytes
+
+    @property
+    def is_quantized(self) -> bool:
+        """See MayBeQuantized."""
+        return is_quantized(self._parts.denoiser)
+
+    def packed(self) -> Packed[WholeModel]:
+        """See CanReturn: it keeps nothing but its networks."""
+        return Packed(self._parts.networks, lambda: self)
 
     def additions(self, request: Txt2Img | Img2Img | Inpaint | ControlNet) -> None:
         """See Model: these models take none, and `prepare` refuses requests that name some."""

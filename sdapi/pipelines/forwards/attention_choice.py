@@ -8,16 +8,16 @@ so that a picture decoded on another thread would have to take the same.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
+from .joined_projections import JoiningChoice, best_seconds, joined_weight, lay_together
 from .usual_attention import is_usual
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 Shape = tuple[int, int, int, int]
 """Samples, heads, tokens, width of a head."""
 
-_RUNS = 5
 _TOLERANCE = 0.02
 """Of half precision, about; a kernel that is off by more isn't computing the same."""
 
@@ -86,24 +85,12 @@ class AttentionChoice:
 
 def measured_seconds(kernel: Kernel, shape: Shape, *, device: torch.device, dtype: torch.dtype) -> float:
     """What a kernel takes there: the best of some runs. Raises RuntimeError when it can't compute the shape, or computes something else."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
     # The first run is where libraries load their kernels.
     error = (kernel(query, key, value) - scaled_dot_product_attention(query, key, value)).abs().max()
     if not error <= _TOLERANCE:
         raise RuntimeError(f"it is off by {float(error)}")
-    best_s = float("inf")
-    for _ in range(_RUNS):
-        wait()
-        began_s = time.perf_counter()
-        kernel(query, key, value)
-        wait()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return best_s
+    return best_seconds(lambda: kernel(query, key, value), device=device)
 
 
 def cuda_attention(unet: Any) -> AttentionChoice:
@@ -111,11 +98,16 @@ def cuda_attention(unet: Any) -> AttentionChoice:
     return AttentionChoice(CUDA_KERNELS, partial(measured_seconds, device=unet.device, dtype=unet.dtype))
 
 
-def choose_attention(unet: Any, choice: AttentionChoice) -> None:
-    """Let the network's self-attentions run on what is fastest from now on. Others than diffusers' usual ones are left as they are."""
+def choose_attention(unet: Any, choice: AttentionChoice, joining: JoiningChoice | None = None) -> None:
+    """Let the network's self-attentions run on what is fastest from now on. Others than diffusers' usual ones are left as they are.
+
+    With `joining`, what they read is also projected by one product where that is quicker than three.
+    """
     for module in unet.modules():
         if isinstance(module, Attention) and not module.is_cross_attention and _is_usual(module):
-            module.processor = _OnTheFastest(choice)
+            module.processor = _OnTheFastest(choice, joining)
+            if joining is not None:
+                lay_together(module)
 
 
 def _is_usual(attention: Any) -> bool:
@@ -123,9 +115,10 @@ def _is_usual(attention: Any) -> bool:
 
 
 class _OnTheFastest(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped
-    def __init__(self, choice: AttentionChoice) -> None:
+    def __init__(self, choice: AttentionChoice, joining: JoiningChoice | None) -> None:
         super().__init__()
         self._choice = choice
+        self._joining = joining
 
     def __call__(
         self,
@@ -138,11 +131,26 @@ class _OnTheFastest(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is unt
         if encoder_hidden_states is not None or attention_mask is not None or getattr(attn, "fused_projections", False):
             told: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
             return told
-        samples, tokens, _ = hidden_states.shape
-        width = attn.inner_dim // attn.heads
-        sides = (side(hidden_states).view(samples, tokens, attn.heads, width) for side in (attn.to_q, attn.to_k, attn.to_v))
-        query, key, value = (side.transpose(1, 2) for side in sides)
-        attended = self._choice.of((samples, attn.heads, tokens, width))(query, key, value)
+        samples, tokens, inputs = hidden_states.shape
+        shape = (samples, attn.heads, tokens, attn.inner_dim // attn.heads)
+        attend = self._choice.of(shape)
+
+        def attended(sides: Iterable[Tensor]) -> Tensor:
+            query, key, value = (side.view(samples, tokens, attn.heads, shape[-1]).transpose(1, 2) for side in sides)
+            return attend(query, key, value)
+
+        def apart() -> Tensor:
+            return attended(side(hidden_states) for side in (attn.to_q, attn.to_k, attn.to_v))
+
+        way = apart
+        if self._joining is not None and (weight := joined_weight(attn)) is not None:
+
+            def joined(weight: Tensor = weight) -> Tensor:
+                return attended(linear(hidden_states, weight).chunk(3, dim=-1))
+
+            # With the attention itself, which may like one of the two layouts of memory better.
+            way = joined if self._joining.is_quicker((*shape, inputs), joined, apart) else apart
+        seen = way()
         # The second of the outputs is a dropout, which does nothing in a network that draws.
-        output: Tensor = attn.to_out[0](attended.transpose(1, 2).reshape(samples, tokens, attn.inner_dim))
+        output: Tensor = attn.to_out[0](seen.transpose(1, 2).reshape(samples, tokens, attn.inner_dim))
         return output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdapi.pipelines.guidance.halves import Words
+from sdapi.pipelines.samplers.row_sums import brought
 
 ForwardKey = tuple[tuple[int, ...] | None, ...]
 """Forwards with equal ones differ in the number of samples only."""
@@ -32,6 +33,12 @@ class ForwardInputs:
     """(samples, width): the prompt in one vector, for Stable Diffusion XL."""
     sizes: Tensor | None = None
     """(samples, 6): what size XL is to think the picture has, and that it was never cropped."""
+    strengths: Tensor | None = None
+    """(samples, LoRAs) of float32: how strongly each sample takes each of those that are laid over (see `steady_overlay.py`)."""
+    perturbed: Tensor | None = None
+    """(samples,) of bool: those whose middle can't look around itself (see `perturbed_attention.py`)."""
+    residuals: tuple[Tensor, ...] = ()
+    """(samples, channels, h, w) each: what control nets add to the network's levels, outermost first and the middle last."""
 
     @property
     def samples(self) -> int:
@@ -39,9 +46,22 @@ class ForwardInputs:
         return len(self.latents)
 
     @property
+    def told(self) -> tuple[Tensor | None, ...]:
+        """What the network itself is told, in the order of the fields."""
+        return self.latents, self.timesteps, self.context, self.pooled, self.sizes
+
+    @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All of them, in the order of the fields."""
-        return self.latents, self.timesteps, self.context, self.pooled, self.sizes
+        return (*self.told, self.strengths, self.perturbed, *self.residuals)
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor | None]) -> ForwardInputs:
+        """From what `tensors` gives."""
+        latents, timesteps, context, pooled, sizes, strengths, perturbed, *residuals = tensors
+        assert latents is not None and timesteps is not None and context is not None  # noqa: S101, PT018 - every forward has these
+        found = tuple(residual for residual in residuals if residual is not None)
+        return ForwardInputs(latents, timesteps, context, pooled, sizes, strengths, perturbed, found)
 
     @property
     def key(self) -> ForwardKey:
@@ -55,9 +75,7 @@ class ForwardInputs:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> ForwardInputs:
         """The same of all tensors, changed."""
-        latents, timesteps, context, pooled, sizes = (None if tensor is None else change(tensor) for tensor in self.tensors)
-        assert latents is not None and timesteps is not None and context is not None  # noqa: S101, PT018 - only XL's may be missing
-        return ForwardInputs(latents, timesteps, context, pooled, sizes)
+        return ForwardInputs.of([None if tensor is None else change(tensor) for tensor in self.tensors])
 
     def padded(self, samples: int) -> ForwardInputs:
         """With the last sample repeated, so that there are so many."""
@@ -65,10 +83,13 @@ class ForwardInputs:
         return self if missing <= 0 else self.each(lambda tensor: torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]))
 
 
-def forward(unet: Any, inputs: ForwardInputs, led: Mapping[str, Any] | None = None) -> Tensor:
-    """The noise (samples, 4, h, w) that the network sees in the latents. `led` is what else it is given, by its names in diffusers."""
+def forward(unet: Any, inputs: ForwardInputs) -> Tensor:
+    """The noise (samples, 4, h, w) that the network sees in the latents, led by the residuals; see `overlay.py` for the rest."""
+    led: dict[str, Any] = {}
+    if inputs.residuals:
+        led = {"down_block_additional_residuals": inputs.residuals[:-1], "mid_block_additional_residual": inputs.residuals[-1]}
     conditions = inputs.conditions
-    seen: Tensor = unet(inputs.latents, inputs.timesteps, inputs.context, added_cond_kwargs=conditions, **(led or {}), return_dict=False)[0]
+    seen: Tensor = unet(inputs.latents, inputs.timesteps, inputs.context, added_cond_kwargs=conditions, **led, return_dict=False)[0]
     return seen
 
 
@@ -78,5 +99,5 @@ def conditions_of(words: Sequence[Words], latents: Tensor) -> tuple[Tensor, Tens
     if not pooled:
         return None, None
     height, width = (side * _PICTURE for side in latents.shape[-2:])
-    sizes = latents.new_tensor([height, width, 0, 0, height, width])
+    sizes = brought(torch.tensor([height, width, 0, 0, height, width], dtype=latents.dtype), latents.device)
     return torch.stack(pooled), sizes.expand(len(pooled), -1)

@@ -70,9 +70,7 @@ class Slots:
     def __init__(self, buffers: list[_Buffer | None], samples: int) -> None:
         self._buffers = buffers
         self.samples = samples
-        latents, timesteps, context, pooled, sizes = (None if buffer is None else buffer.tensor[:samples] for buffer in buffers)
-        assert latents is not None and timesteps is not None and context is not None  # noqa: S101, PT018 - every forward has these
-        self.inputs = ForwardInputs(latents, timesteps, context, pooled, sizes)
+        self.inputs = ForwardInputs.of([None if buffer is None else buffer.tensor[:samples] for buffer in buffers])
 
     def fill(self, inputs: ForwardInputs) -> None:
         """With these samples, at most as many as there is room for; the last one is repeated."""

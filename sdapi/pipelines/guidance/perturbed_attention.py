@@ -7,7 +7,7 @@ Diffusion Sampling with Perturbed-Attention Guidance"). Hooks stand on the block
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,13 +29,17 @@ def perturbation_scale(unet: Any, model_id: str) -> float:
 
 
 @contextmanager
-def perturbed(unet: Any, samples: Sequence[int]) -> Iterator[None]:
-    """While it is open, these samples of a forward are perturbed and all others are not. Without any, nothing is touched."""
+def perturbed(unet: Any, which: Tensor | None) -> Iterator[None]:
+    """While it is open, those samples of a forward are perturbed that `which`, (samples,) of bool, tells. None: nothing is touched.
+
+    It is looked at when the forward runs.
+    """
     with ExitStack() as hooks:
-        for attention in _self_attentions(unet) if samples else ():
-            identity = _Identity(torch.tensor(samples, device=unet.device))
-            hooks.callback(attention.to_v.register_forward_hook(identity.see_values).remove)
-            hooks.callback(attention.to_out[0].register_forward_pre_hook(identity.replace_attended).remove)
+        if which is not None:
+            for attention in _self_attentions(unet):
+                identity = _Identity(which)
+                hooks.callback(attention.to_v.register_forward_hook(identity.see_values).remove)
+                hooks.callback(attention.to_out[0].register_forward_pre_hook(identity.replace_attended).remove)
         yield
 
 
@@ -45,8 +49,8 @@ class _Identity:
     The attention itself runs over all of them, so that LoRAs find their samples where they expect them; in the middle that costs little.
     """
 
-    def __init__(self, samples: Tensor) -> None:
-        self._samples = samples
+    def __init__(self, which: Tensor) -> None:
+        self._which = which[:, None, None]
         self._values: Tensor | None = None
 
     def see_values(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG002 - a hook's signature
@@ -54,9 +58,8 @@ class _Identity:
 
     def replace_attended(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG002 - as above
         assert self._values is not None  # noqa: S101 - an attention projects its values before its result
-        values = self._values.index_select(0, self._samples)
-        self._values = None
-        return (args[0].index_copy(0, self._samples, values), *args[1:])
+        values, self._values = self._values, None
+        return (torch.where(self._which, values, args[0]), *args[1:])
 
 
 def _self_attentions(unet: Any) -> list[Any]:

@@ -34,8 +34,10 @@ class Merge:
         takes_in = ((down % _CELL == 0) & (down < height // _CELL * _CELL))[:, None] & (
             (across % _CELL == 0) & (across < width // _CELL * _CELL)
         )
-        self.targets = takes_in.flatten().nonzero()[:, 0]
-        sources = (~takes_in).flatten().nonzero()[:, 0]
+        # Sorted, because looking for those that are not zero would wait for the device, to learn how many there are.
+        places = takes_in.flatten().to(torch.uint8).argsort(stable=True)
+        others = count - (height // _CELL) * (width // _CELL)
+        sources, self.targets = places[:others], places[others:]
         directions = tokens / tokens.norm(dim=-1, keepdim=True)
         likeness, nearest = (directions[:, sources] @ directions[:, self.targets].transpose(-1, -2)).max(dim=-1)
         order = likeness.argsort(dim=-1, descending=True, stable=True)

@@ -74,6 +74,11 @@ class UnetComponents:
         """One or two."""
         return (self.text_encoder,) if self.text_encoder_2 is None else (self.text_encoder, self.text_encoder_2)
 
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """Everything that has weights."""
+        return (*self.text_encoders, self.unet, self.vae)
+
 
 @dataclass(frozen=True)
 class _Formats:

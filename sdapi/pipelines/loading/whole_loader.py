@@ -47,6 +47,16 @@ class WholeComponents:
     """Of the network that is called at each step."""
 
     @property
+    def denoiser(self) -> Any:
+        """That network."""
+        return next(self.components[name] for name in _DENOISERS if self.components.get(name) is not None)
+
+    @property
+    def networks(self) -> tuple[torch.nn.Module, ...]:
+        """Everything that has weights."""
+        return tuple(part for part in self.components.values() if isinstance(part, torch.nn.Module))
+
+    @property
     def forwards_of_a_step(self) -> int:
         """What calling that network once costs in forwards of Stable Diffusion 1.x' UNet, in which turns are reckoned."""
         return max(1, round(self.denoiser_parameters / _UNET_PARAMETERS))

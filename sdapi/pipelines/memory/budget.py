@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
 
+from sdapi.pipelines.memory.host_tier import HostTier
+
 WORTH_RELEASING_BYTES: Final = 2**26
 """Looking for what lingers of things that left isn't worth the while for less."""
 
@@ -49,7 +51,7 @@ class Shelf(Protocol):
 
 
 class Memory:
-    """What the shelves of one device share. Called from the thread that draws, but for `load_ended`."""
+    """What the shelves of one device share. Called from the thread that draws, but for `load_ended`, `let_go` and `has_left`."""
 
     def __init__(
         self,
@@ -58,12 +60,15 @@ class Memory:
         unload_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         release: Callable[[], None] = lambda: None,
+        host: HostTier | None = None,
     ) -> None:
         """Things in use stay whatever the budget: a picture in flight can't lose its model.
 
         What nobody has used for `unload_after_s` leaves, too; 0: it stays. `release` gives back to the system what things that left
-        still hold.
+        still hold; it may be called on other threads where there is a `host`, in whose memory models wait that left. None: they are
+        loaded again.
         """
+        self.host = host
         self._budget_bytes = budget_bytes
         self._unload_after_s = unload_after_s
         self.clock = clock
@@ -72,6 +77,7 @@ class Memory:
         self._shelves: WeakSet[Shelf] = WeakSet()
         self._uses = 0
         self._let_go_bytes = 0
+        self._counting = threading.Lock()
         self._load_ended = threading.Event()
 
     def now(self) -> int:
@@ -101,7 +107,10 @@ class Memory:
         return None if idle_since_s is None else max(0.0, idle_since_s + self._unload_after_s - self.clock())
 
     def make_room(self) -> None:
-        """To be called before something comes that a shelf tells of: idle things leave, and have really left when this returns."""
+        """To be called before something comes that a shelf tells of: idle things leave, and have really left when this returns.
+
+        But for those that will wait in the host's memory: they are on their way, and the load waits for them (`HostTier.wait_until_left`).
+        """
         self.keep_to_budget()
         if self.take_let_go(WORTH_RELEASING_BYTES):
             self._release()
@@ -115,15 +124,32 @@ class Memory:
             min(idle, key=lambda pair: pair[0])[1].drop_idlest()
 
     def let_go(self, size_bytes: int) -> None:
-        """So much was forgotten."""
-        self._let_go_bytes += size_bytes
+        """So much was forgotten; from any thread."""
+        with self._counting:
+            self._let_go_bytes += size_bytes
+
+    def has_left(self, size_bytes: int) -> None:
+        """So much has left for the host's memory by now; on the thread on which it did."""
+        self.let_go(size_bytes)
+        if self.take_let_go(WORTH_RELEASING_BYTES):
+            self._release()
+
+    def clear_host(self) -> int:
+        """Forget what waits in the host's memory; how many bytes that freed."""
+        return 0 if self.host is None else self.host.clear()
+
+    def close_host(self) -> None:
+        """Let nothing wait there any more; what is on its way is given up."""
+        if self.host is not None:
+            self.host.close()
 
     def take_let_go(self, at_least_bytes: int) -> bool:
         """Whether so much was forgotten since this last said yes: worth looking for what of it still lingers."""
-        if self._let_go_bytes < at_least_bytes:
-            return False
-        self._let_go_bytes = 0
-        return True
+        with self._counting:
+            if self._let_go_bytes < at_least_bytes:
+                return False
+            self._let_go_bytes = 0
+            return True
 
     def load_ended(self) -> None:
         """Something has come into memory, or failed to; from any thread."""

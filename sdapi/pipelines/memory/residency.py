@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic, Protocol, TypeVar, cast
 
 from sdapi.domain.models_in_memory import ModelsInMemory
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.passing_thread import PassingThread
+from sdapi.pipelines.quantizing.stored_weights import MayBeQuantized
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +44,21 @@ class _Resident(Generic[ModelT]):
 class Residency(Generic[ModelT]):
     """Models by id. Called from one thread; loading happens on another, so that drawing goes on meanwhile."""
 
-    def __init__(self, load: Callable[[str], ModelT], memory: Memory, expected_bytes: Callable[[str], int] = lambda _: 0) -> None:
+    def __init__(
+        self,
+        load: Callable[[str], ModelT],
+        memory: Memory,
+        expected_bytes: Callable[[str], int] = lambda _: 0,
+        version: Callable[[str], Hashable | None] = lambda _: None,
+    ) -> None:
         """`load` runs on the loading thread. `memory` is what other residencies may share.
 
         `expected_bytes` tells before a model's first load what it will take, 0 where that isn't known: what is idle makes room for so much.
+        `version` tells the files apart that a model is and was loaded from; without one, None, it never waits in the host's memory.
+        It is asked on the loading thread.
         """
         self._load = load
+        self._version = version
         self._memory = memory
         self._expected_bytes = expected_bytes
         self._resident: dict[str, _Resident[ModelT]] = {}
@@ -59,12 +70,18 @@ class Residency(Generic[ModelT]):
         """Models somebody waits for; they stay like those in use, for a load that evicts what is asked for next helps nobody."""
         self._loader = PassingThread("sdapi-loader")
         self._load_s: dict[str, float] = {}
+        self._return_s: dict[str, float] = {}
+        self._versions: dict[str, Hashable | None] = {}
+        """Of models that were loaded."""
         self._state = ModelsInMemory()
 
     @property
     def state(self) -> ModelsInMemory:
         """What is in memory and what is on its way; any thread may look."""
-        return self._state
+        if self._memory.host is None:
+            return self._state
+        waiting = self._memory.host.waiting(self)
+        return replace(self._state, on_host=frozenset(waiting), host_bytes=sum(waiting.values()))
 
     @property
     def memory(self) -> Memory:
@@ -118,9 +135,11 @@ class Residency(Generic[ModelT]):
             if model_id not in self._loading:
                 self._memory.add(self)
                 # Before the load, so that no more than the budget is ever taken, as far as that can be told.
+                if self._memory.host is not None:
+                    self._memory.host.expect((self, model_id))
                 self._coming_bytes[model_id] = self._sizes.get(model_id) or self._expected_bytes(model_id)
                 self._memory.make_room()
-                self._loading[model_id] = self._loader.submit(self._timed_load, model_id)
+                self._loading[model_id] = self._loader.submit(self._bring, model_id)
                 self._loading[model_id].add_done_callback(lambda _: self._memory.load_ended())
                 self._publish(begun=model_id)
             return None
@@ -136,8 +155,8 @@ class Residency(Generic[ModelT]):
         self._memory.keep_to_budget()
 
     def evict_idle(self) -> int:
-        """Forget every model nobody leases, whatever the budget; how many bytes they took."""
-        return sum(self._drop(model_id) for model_id, resident in list(self._resident.items()) if not resident.leases)
+        """Forget every model nobody leases, whatever the budget; how many bytes they took. They don't wait in the host's memory."""
+        return sum(self._drop(model_id, for_good=True) for model_id, resident in list(self._resident.items()) if not resident.leases)
 
     @property
     def models(self) -> list[ModelT]:
@@ -158,6 +177,21 @@ class Residency(Generic[ModelT]):
     def _note_use(self, resident: _Resident[ModelT]) -> None:
         resident.used_at = self._memory.now()
         resident.used_at_s = self._memory.clock()
+
+    def _bring(self, model_id: str) -> ModelT:
+        if (host := self._memory.host) is None:
+            return self._timed_load(model_id)
+        host.wait_until_left()
+        version = self._version(model_id)
+        started = time.monotonic()
+        if (model := host.bring((self, model_id), version)) is not None:
+            seconds = time.monotonic() - started
+            self._return_s[model_id] = seconds
+            _log.info("model came back from host memory", extra={"model": model_id, "seconds": round(seconds, 3)})
+            return cast("ModelT", model)
+        loaded = self._timed_load(model_id)
+        self._versions[model_id] = version
+        return loaded
 
     def _timed_load(self, model_id: str) -> ModelT:
         started = time.monotonic()
@@ -181,12 +215,23 @@ class Residency(Generic[ModelT]):
             self._publish()
         return True
 
-    def _drop(self, model_id: str) -> int:
-        size_bytes = self._resident.pop(model_id).model.size_bytes
+    def _drop(self, model_id: str, *, for_good: bool = False) -> int:
+        model = self._resident.pop(model_id).model
+        size_bytes = model.size_bytes
         self._publish()
-        self._memory.let_go(size_bytes)
         _log.info("model evicted", extra={"model": model_id})
+        if not self._leaves_for_host(model_id, model, for_good=for_good):
+            self._memory.let_go(size_bytes)
         return size_bytes
+
+    def _leaves_for_host(self, model_id: str, model: ModelT, *, for_good: bool) -> bool:
+        host, version = self._memory.host, self._versions.get(model_id)
+        if host is None:
+            return False
+        if for_good or version is None:
+            host.forget((self, model_id))
+            return False
+        return host.take((self, model_id), model, version, partial(self._memory.has_left, model.size_bytes))
 
     def _publish(self, begun: str | None = None) -> None:
         """Replaced as a whole, so that readers on other threads need no lock."""
@@ -195,7 +240,13 @@ class Residency(Generic[ModelT]):
             since[begun] = time.monotonic()
         self._state = ModelsInMemory(
             resident=frozenset(self._resident),
+            quantized=frozenset(one for one, held in self._resident.items() if _is_quantized(held.model)),
             loading={model_id: at for model_id, at in since.items() if model_id in self._loading},
             load_s=dict(self._load_s),
+            return_s=dict(self._return_s),
             resident_bytes=self.size_bytes,
         )
+
+
+def _is_quantized(model: object) -> bool:
+    return isinstance(model, MayBeQuantized) and model.is_quantized

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sdapi.domain.drawing_speeds import WorkSort
 from sdapi.pipelines.scheduling.profile import StepProfile
+from sdapi.pipelines.scheduling.room import Room
 from sdapi.pipelines.scheduling.row import BatchKey
 from sdapi.pipelines.scheduling.turns import Most
 
@@ -62,6 +63,7 @@ class Caps:
         self._profile = profile
         self._max_pixels = max_pixels
         self._max_rows = max_rows
+        self._room = Room()
         self._latest_s: tuple[Batch, float] | None = None
         """Of a batch that is its own kind."""
 
@@ -74,11 +76,27 @@ class Caps:
         """See Costs."""
         share = 1 if batch.ending is None else _DECODED_SHARE
         usual = max(1, min(self._max_rows, self._max_pixels // share // batch.pixels))
-        if self._profile is None or not batch.is_joint:
-            return Most(usual, sys.maxsize)
-        rows = min(self._max_rows, usual * _BEYOND_USUAL) if batch.ending is None else usual
-        samples = self._profile.worth(batch.shape, least=samples_each, start=usual * samples_each, limit=rows * samples_each)
-        return Most(rows, samples)
+        rows, samples = usual, sys.maxsize
+        if self._profile is not None and batch.is_joint:
+            rows = min(self._max_rows, usual * _BEYOND_USUAL) if batch.ending is None else usual
+            samples = self._profile.worth(batch.shape, least=samples_each, start=usual * samples_each, limit=rows * samples_each)
+        return Most(rows, self._room.most(batch.shape, wanted=samples, least=samples_each))
+
+    def has_room(self, batch: Batch, samples: int) -> bool:
+        """False where so many are known to run out of memory."""
+        return not self._room.is_short_of(batch.shape, samples)
+
+    def ran_out(self, batch: Batch, samples: int) -> None:
+        """The device had no memory for so many at once: turns take fewer for a while."""
+        self._room.ran_out(batch.shape, samples)
+
+    def fitted(self, batch: Batch, samples: int) -> None:
+        """It had."""
+        self._room.fitted(batch.shape, samples)
+
+    def memory_was_freed(self) -> None:
+        """What had no memory may have some now."""
+        self._room.memory_was_freed()
 
     def seconds(self, batch: Batch, samples: int) -> float | None:
         """See Costs."""

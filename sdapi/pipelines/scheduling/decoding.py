@@ -15,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
+from sdapi.pipelines.memory.shortage import is_out_of_memory
+
 PieceT = TypeVar("PieceT")
 
 Decode = Callable[[Sequence[PieceT]], list[Image.Image]]
@@ -29,6 +31,8 @@ class Sheet(Generic[PieceT]):
     """In the order in which they were given; what went wrong with one is its own."""
     seconds: float | None
     """What it took; None where something went wrong, which says nothing about the device."""
+    ran_out_of_memory: bool = False
+    """Whether the device had no memory for all of it at once."""
 
 
 class DecodingStage(Protocol[PieceT]):
@@ -62,7 +66,9 @@ class InlineDecoding(Generic[PieceT]):
 
     is_busy = False
 
-    def __init__(self) -> None:
+    def __init__(self, release: Callable[[], None] = lambda: None) -> None:
+        """`release` gives back to the device what is kept for later use; called before what ran out of memory is tried again."""
+        self._release = release
         self._ended: list[Sheet[PieceT]] = []
 
     @property
@@ -72,7 +78,7 @@ class InlineDecoding(Generic[PieceT]):
 
     def begin(self, pieces: Sequence[PieceT], decode: Decode[PieceT]) -> None:
         """See DecodingStage."""
-        self._ended.append(_sheet(pieces, decode))
+        self._ended.append(_sheet(pieces, decode, self._release))
 
     def take(self) -> list[Sheet[PieceT]]:
         """See DecodingStage."""
@@ -86,13 +92,21 @@ class InlineDecoding(Generic[PieceT]):
 class ThreadedDecoding(Generic[PieceT]):
     """See DecodingStage: on a thread of its own."""
 
-    def __init__(self, wake: Callable[[], None], beside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         """`wake` is called on the stage's thread when there is something to take.
 
-        `beside` is called by `begin`, and what it gives is entered on the stage's thread: a device's stream.
+        `beside` is called by `begin`, and what it gives is entered on the stage's thread: a device's stream. `release` is called there,
+        too, before what ran out of memory is tried again, and gives back to the device what is kept for later use.
         """
         self._wake = wake
         self._beside = beside
+        self._release = release
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sdapi-decode")
         self._ended: deque[Sheet[PieceT]] = deque()
         self._given = 0
@@ -127,18 +141,22 @@ class ThreadedDecoding(Generic[PieceT]):
     def _run(self, pieces: Sequence[PieceT], decode: Decode[PieceT], beside: AbstractContextManager[None]) -> None:
         try:
             with beside:
-                sheet = _sheet(pieces, decode)
+                sheet = _sheet(pieces, decode, self._release)
         except Exception as error:  # noqa: BLE001 - a device that fails at the end of its work fails what it worked on
             sheet = Sheet(tuple((piece, error) for piece in pieces), None)
         self._ended.append(sheet)
         self._wake()
 
 
-def _sheet(pieces: Sequence[PieceT], decode: Decode[PieceT]) -> Sheet[PieceT]:
+def _sheet(pieces: Sequence[PieceT], decode: Decode[PieceT], release: Callable[[], None]) -> Sheet[PieceT]:
     started = time.perf_counter()
     try:
         return Sheet(tuple(zip(pieces, decode(pieces), strict=True)), time.perf_counter() - started)
     except Exception as error:  # noqa: BLE001 - out of memory, kernel errors and overflows belong to the pictures they befall
         if len(pieces) == 1:
             return Sheet(((pieces[0], error),), None)
-    return Sheet(tuple(_sheet([piece], decode).results[0] for piece in pieces), None)
+        ran_out = is_out_of_memory(error)
+    # Not where the error is still known: it keeps the tensors of the decode that failed.
+    if ran_out:
+        release()
+    return Sheet(tuple(_sheet([piece], decode, release).results[0] for piece in pieces), None, ran_out)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sdapi.domain.quantization import Quantize
 from sdapi.pipelines.forwards.cuda_device import CudaStopwatch, SideStream
 from sdapi.pipelines.forwards.number_formats import NumberFormats
 from sdapi.pipelines.scheduling.decoding import DecodingStage, ThreadedDecoding
@@ -21,12 +22,12 @@ from sdapi.pipelines.scheduling.stopwatch import WallStopwatch
 from sdapi.pipelines.scheduling.warm_up import WarmUp
 
 
-def open_pacing(device: torch.device, formats: NumberFormats, *, max_rows: int, path: Path | None) -> Pacing:
+def open_pacing(device: torch.device, formats: NumberFormats, *, max_rows: int, path: Path | None, quantize: Quantize = "off") -> Pacing:
     """What was learnt of the device and is kept at `path`, and what measures it; None for `path`: it begins with nothing.
 
     On a CPU models are not warmed up: a forward there is not slower the first time by so much as warming up would take.
     """
-    file = None if path is None else ProfileFile(path, _made_with(device, formats))
+    file = None if path is None else ProfileFile(path, _made_with(device, formats, quantize))
     is_cuda = device.type == "cuda"
     return Pacing(
         StepProfile() if file is None else file.read(),
@@ -41,10 +42,10 @@ def decoding_beside(device: torch.device) -> Callable[[Callable[[], None]], Deco
     if device.type != "cuda":
         return None
     stream = SideStream(device)
-    return lambda wake: ThreadedDecoding(wake, stream.after_what_was_asked)
+    return lambda wake: ThreadedDecoding(wake, stream.after_what_was_asked, release=torch.cuda.empty_cache)
 
 
-def _made_with(device: torch.device, formats: NumberFormats) -> dict[str, str]:
+def _made_with(device: torch.device, formats: NumberFormats, quantize: Quantize) -> dict[str, str]:
     """What figures depend on."""
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
     return {
@@ -52,4 +53,5 @@ def _made_with(device: torch.device, formats: NumberFormats) -> dict[str, str]:
         "dtype": f"{formats.predicting} {formats.pictures}",
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
+        **({} if quantize == "off" else {"quantize": quantize}),
     }

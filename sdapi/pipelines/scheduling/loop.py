@@ -62,6 +62,7 @@ class DrawingLoop:
         faces: FaceShelf | None = None,
         translations: Translations | None = None,
         release_memory: Callable[[], None] = lambda: None,
+        close_device: Callable[[], None] = lambda: None,
         pacing: Pacing | None = None,
         decoding_beside: Callable[[Callable[[], None]], DecodingStage[Ending]] | None = None,
     ) -> None:
@@ -70,13 +71,14 @@ class DrawingLoop:
         `control_nets`, `upscalers` and `translations` share the models' memory; None where no request names any.
 
         `release_memory` gives back to the device what was kept for later use, and what models that left still hold; called on the
-        loop's thread. `decoding_beside` makes the stage that decodes while steps are taken, given what wakes the loop; None: they
-        take turns.
+        loop's thread. `close_device` ends what is done for the device beside the loop, when the loop has ended; called there, too.
+        `decoding_beside` makes the stage that decodes while steps are taken, given what wakes the loop; None: they take turns.
         """
         self._shelves = Shelves.of(residency, control_nets, upscalers, faces, translations)
         self._safety = safety if safety is not None else SafetyStage.empty(residency.memory)
         self._max_batch_pixels = max_batch_pixels
         self._release_memory = release_memory
+        self._close_device = close_device
         self._inbox: deque[Ticket] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -88,8 +90,9 @@ class DrawingLoop:
         self._pacing = pacing if pacing is not None else Pacing()
         self._caps = Caps(self._pacing.profile, max_pixels=max_batch_pixels, max_rows=max_batch_rows)
         self._turns: Turns[Batch] = Turns()
-        self._stepping = Stepping(self._aloft, self._caps, self._pacing.stopwatch)
-        self._retiring = Retiring(self._aloft, self._caps, None if decoding_beside is None else decoding_beside(self._nudge))
+        self._stepping = Stepping(self._aloft, self._caps, self._pacing.stopwatch, release=release_memory, clear=self._clear)
+        beside = None if decoding_beside is None else decoding_beside(self._nudge)
+        self._retiring = Retiring(self._aloft, self._caps, beside, release=release_memory)
 
     @property
     def models(self) -> ModelsInMemory:
@@ -173,6 +176,7 @@ class DrawingLoop:
                     memory.take_in()
                 if memory.take_let_go(WORTH_RELEASING_BYTES):
                     self._release_memory()
+                    self._caps.memory_was_freed()
                 self._pacing.keep()
         finally:
             self._end_all()
@@ -212,12 +216,15 @@ class DrawingLoop:
             self._asked_clearings.clear()
         self._aloft.looks.note(looks, self._aloft)
         for done in clearings:
-            done(self._clear())
+            done(self._clear(host_too=True))
+            self._caps.memory_was_freed()
         self._safety.tend(self._nudge)
 
-    def _clear(self) -> int:
+    def _clear(self, *, host_too: bool = False) -> int:
+        """`host_too`: models that wait in the host's memory are forgotten as well, which frees nothing on the device."""
         try:
-            freed = self._shelves.clear() + self._safety.evict_idle()
+            freed = self._shelves.memory.clear_host() if host_too else 0
+            freed += self._shelves.clear() + self._safety.evict_idle()
             self._release_memory()
             self._shelves.memory.take_let_go(0)  # once is enough: it may take most of a second
         except Exception:  # noqa: BLE001 - a device that can't give memory back must not end the drawing
@@ -256,3 +263,4 @@ class DrawingLoop:
         self._shelves.close()
         self._safety.close()
         self._pacing.close()
+        self._close_device()

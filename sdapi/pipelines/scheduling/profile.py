@@ -122,7 +122,7 @@ class StepProfile:
         for shape, counts in self._shapes.items():
             best, is_known_to_gain_nothing = _best(counts)
             seconds = {samples: timed.seconds for samples, timed in counts.items()}
-            found[shape] = Measured(seconds, best if is_known_to_gain_nothing else 2 * best)
+            found[shape] = Measured(seconds, best if is_known_to_gain_nothing else None)
         return DrawingSpeeds.of_names(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -19,11 +19,14 @@ from sdapi.pipelines.scheduling.wishes import ending_batch
 class Retiring:
     """For use from the device thread only, but for `has_ended_any`."""
 
-    def __init__(self, aloft: Aloft, caps: Caps, beside: DecodingStage[Ending] | None) -> None:
-        """`caps` learns what decodes take. `beside` decodes while steps are taken; None: decodes and steps take turns."""
+    def __init__(self, aloft: Aloft, caps: Caps, beside: DecodingStage[Ending] | None, *, release: Callable[[], None]) -> None:
+        """`caps` learns what decodes take. `beside` decodes while steps are taken; None: decodes and steps take turns.
+
+        `release` gives back to the device what is kept for later use.
+        """
         self._aloft = aloft
         self._caps = caps
-        self._between: DecodingStage[Ending] = InlineDecoding()
+        self._between: DecodingStage[Ending] = InlineDecoding(release)
         self._beside = beside
 
     @property
@@ -59,8 +62,12 @@ class Retiring:
         for stage in (self._between, *([] if self._beside is None else [self._beside])):
             for sheet in stage.take():
                 first = sheet.results[0][0]
-                if sheet.seconds is not None:
-                    self._caps.learn(ending_batch(first, first.company), len(sheet.results), sheet.seconds)
+                batch = ending_batch(first, first.company)
+                if sheet.ran_out_of_memory:
+                    self._caps.ran_out(batch, len(sheet.results))
+                elif sheet.seconds is not None:
+                    self._caps.fitted(batch, len(sheet.results))
+                    self._caps.learn(batch, len(sheet.results), sheet.seconds)
                 for ending, result in sheet.results:
                     if ending.flight in self._aloft:
                         self._take_in(ending, result)

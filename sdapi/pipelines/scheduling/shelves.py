@@ -69,6 +69,7 @@ class Shelves:
 
     def close(self) -> None:
         """Bring nothing more and forget everything."""
+        self.memory.close_host()
         self.models.close()
         self.control_nets.close()
         self.upscalers.close()

@@ -19,6 +19,7 @@ from torch import Tensor
 from sdapi.domain.errors import InvalidRequest
 from sdapi.domain.generation import MAX_REPAINTED_PIXELS
 from sdapi.pipelines.loading.whole_loader import WholeComponents, assembled
+from sdapi.pipelines.memory.host_tier import Packed
 from sdapi.pipelines.scheduling.row import BatchKey
 from sdapi.pipelines.whole.stepped_call import Pause, SteppedCall
 from sdapi.pipelines.whole.whole_arguments import step_arguments
@@ -60,6 +61,10 @@ class DiffusionUpscaler:
     def size_bytes(self) -> int:
         """See HasSize."""
         return self._parts.bytes
+
+    def packed(self) -> Packed[DiffusionUpscaler]:
+        """See CanReturn: it keeps nothing but its networks."""
+        return Packed(self._parts.networks, lambda: self)
 
     def begin(self, size: tuple[int, int], scale: float, picture: Image.Image | None = None, guide: Guide | None = None) -> Repainting:
         """A row that makes a picture of that size so many times larger; the picture may come later.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img, Upscale
 from sdapi.pipelines.control.controlnets import ControlNetwork
+from sdapi.pipelines.memory.host_tier import Packed
 from sdapi.pipelines.scheduling.row import BatchKey
 
 from .enlarging import Enlarging, TileCourse
@@ -46,6 +47,10 @@ class UpscalerModel:
     def size_bytes(self) -> int:
         """See Model."""
         return sum(parameter.nbytes for parameter in self._network.parameters())
+
+    def packed(self) -> Packed[UpscalerModel]:
+        """See CanReturn: it keeps nothing but its network."""
+        return Packed((self._network,), lambda: self)
 
     def additions(self, request: Txt2Img | Img2Img | Inpaint | ControlNet | Upscale) -> None:
         """See Model: nothing."""

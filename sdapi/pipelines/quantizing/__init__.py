@@ -1,0 +1,1 @@
+"""Weights in eight bits, where they draw the same picture."""
