@@ -51,8 +51,9 @@ def measure_one(models_dir: Path, model: str, *, side_px: int, rows: int) -> Pea
     import torch
 
     from sdapi.catalog import Assets, Catalog, embedded_model_dir
+    from sdapi.domain.device_options import DeviceOptions
     from sdapi.domain.generation import Txt2Img
-    from sdapi.pipelines.device_host import DeviceOptions, open_loop
+    from sdapi.pipelines.device_host import open_loop
 
     from .throughput import Asked
 

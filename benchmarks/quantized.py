@@ -19,10 +19,10 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from sdapi.catalog import EMBEDDED_ID, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.families import UnetFamily
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.quantization import EightBits, Quantize
-from sdapi.pipelines.device_host import DeviceOptions
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from .formats import psnr_db

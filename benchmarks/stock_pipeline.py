@@ -21,8 +21,9 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.memory.passing_thread import PassingThread
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket

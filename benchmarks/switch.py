@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from sdapi.catalog import EMBEDDED_ID, Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import Txt2Img
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.forwards.number_formats import number_formats
 from sdapi.pipelines.loading.loader import load_checkpoint
 from sdapi.pipelines.memory.passing_thread import PassingThread

@@ -19,6 +19,7 @@ from sdapi.db.session import open_database
 from sdapi.dialects import enterprise, goapi, v3, v6
 from sdapi.dialects.administration import download_webhook_body
 from sdapi.dialects.base import Dialect, ReadLimits
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.errors import SdapiError
 from sdapi.domain.job import Job
 from sdapi.domain.limits import KeyLimits
@@ -145,16 +146,12 @@ def _drawn_at_once(settings: Settings) -> int:
 
 def open_engine(settings: Settings, catalog: Catalog, assets: Assets, *, owns_process: bool = False) -> LocalEngine:
     """The engine the settings ask for, not yet started."""
-    return LocalEngine(
-        catalog,
-        assets,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.torch_threads,
-        max_rows=_drawn_at_once(settings),
-        max_batch_rows=settings.max_rows,
-        model_cache_bytes=settings.model_cache_bytes,
-        safety=settings.safety,
+    options = DeviceOptions(
+        settings.device,
+        settings.dtype,
+        settings.torch_threads,
+        settings.max_rows,
+        settings.model_cache_bytes,
         unload_after_s=settings.unload_after_s,
         compiled_dir=settings.data_dir / "compiled" if settings.compile else None,
         compiles_what_pays=settings.compile == "auto",
@@ -164,6 +161,7 @@ def open_engine(settings: Settings, catalog: Catalog, assets: Assets, *, owns_pr
         profile_path=settings.data_dir / "device-profile.json",
         host_cache_bytes=settings.host_cache_bytes,
     )
+    return LocalEngine(catalog, assets, options, max_rows=_drawn_at_once(settings), safety=settings.safety)
 
 
 def open_api_keys(settings: Settings, sessions: async_sessionmaker[AsyncSession]) -> ApiKeys:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from sdapi.catalog import EMBEDDED_ID, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import SchedulerName, Txt2Img
-from sdapi.pipelines.device_host import DeviceOptions
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 
 from ..random_weights import checkpoint_folder

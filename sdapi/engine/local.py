@@ -7,16 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdapi.catalog import Assets, Catalog
 from sdapi.catalog.model_files import files_bytes
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.drawing_speeds import DrawingSpeeds
 from sdapi.domain.errors import NotAvailable
 from sdapi.domain.generation import Txt2Img
 from sdapi.domain.models_in_memory import ModelsInMemory
-from sdapi.domain.quantization import Quantize
 from sdapi.domain.safety import SafetyMode, SafetyType
 
 from .availability import missing
@@ -48,43 +47,16 @@ class LocalEngine:
         self,
         catalog: Catalog,
         assets: Assets,
+        options: DeviceOptions,
         *,
-        device: str,
-        dtype: str,
-        threads: int,
         max_rows: int,
-        max_batch_rows: int,
-        model_cache_bytes: int,
         safety: SafetyMode = "optional",
-        unload_after_s: float = 0.0,
-        compiled_dir: Path | None = None,
-        compiles_what_pays: bool = False,
-        is_deterministic: bool = False,
-        quantize: Quantize = "off",
-        owns_process: bool = False,
-        profile_path: Path | None = None,
-        host_cache_bytes: int = 0,
     ) -> None:
-        """`max_rows` pictures may be in flight at once; at most `max_batch_rows` of them share a forward.
-
-        For those from `unload_after_s` on see DeviceOptions.
-        """
+        """`max_rows` pictures may be in flight at once."""
         self._catalog = catalog
         self._assets = assets
-        self._device = device
-        self._dtype = dtype
-        self._torch_threads = threads
+        self._options = options
         self._max_rows = max_rows
-        self._max_batch_rows = max_batch_rows
-        self._model_cache_bytes = model_cache_bytes
-        self._unload_after_s = unload_after_s
-        self._compiled_dir = compiled_dir
-        self._compiles_what_pays = compiles_what_pays
-        self._is_deterministic = is_deterministic
-        self._quantize: Quantize = quantize
-        self._owns_process = owns_process
-        self._profile_path = profile_path
-        self._host_cache_bytes = host_cache_bytes
         self._preloading = Preloading(catalog, self._bring, lambda model_id: model_id in self.models().resident)
         self._rows_in_flight = 0
         self._thread: threading.Thread | None = None
@@ -273,24 +245,9 @@ class LocalEngine:
     def _run(self, event_loop: asyncio.AbstractEventLoop, opened: asyncio.Future[DrawingLoop]) -> None:
         """The device thread's whole life. The one place where anything may come out of the drawing code."""
         try:
-            from sdapi.pipelines.device_host import DeviceOptions, open_loop
+            from sdapi.pipelines.device_host import open_loop
 
-            options = DeviceOptions(
-                self._device,
-                self._dtype,
-                self._torch_threads,
-                self._max_batch_rows,
-                self._model_cache_bytes,
-                unload_after_s=self._unload_after_s,
-                compiled_dir=self._compiled_dir,
-                compiles_what_pays=self._compiles_what_pays,
-                is_deterministic=self._is_deterministic,
-                quantize=self._quantize,
-                owns_process=self._owns_process,
-                profile_path=self._profile_path,
-                host_cache_bytes=self._host_cache_bytes,
-            )
-            drawing = open_loop(self._catalog, self._assets, options)
+            drawing = open_loop(self._catalog, self._assets, self._options)
         except Exception as error:  # noqa: BLE001 - nothing may come out of the device thread
             _log.exception("the drawing engine can't start")
             self._problem = f"the drawing engine can't start: {error}"

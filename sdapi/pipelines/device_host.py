@@ -7,23 +7,16 @@ import gc
 import logging
 import sys
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from sdapi.catalog import WHOLE_FAMILIES, Assets, Catalog, ModelBroken
-from sdapi.domain.errors import ModelNotFound
-from sdapi.domain.models_in_memory import film_ids
-from sdapi.domain.quantization import Quantize
+from sdapi.catalog import Assets, Catalog
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.machine import memory_limit_bytes
 from sdapi.pipelines.compiling.compiler import Compiler, can_compile
-from sdapi.pipelines.control.controlnets import ControlNetwork
 from sdapi.pipelines.forwards.number_formats import number_formats
 from sdapi.pipelines.forwards.unet_forward import ForwardOptions
-from sdapi.pipelines.loading.loader import load_checkpoint, load_controlnet
-from sdapi.pipelines.loading.whole_loader import load_whole
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.expected_sizes import ExpectedSizes
 from sdapi.pipelines.memory.host_tier import HostTier
@@ -34,16 +27,11 @@ from sdapi.pipelines.quantizing.quantizer import Quantizer
 from sdapi.pipelines.safety.safety_stage import SafetyStage
 from sdapi.pipelines.scheduling.device_pacing import decoding_beside, open_pacing
 from sdapi.pipelines.scheduling.loop import DrawingLoop
-from sdapi.pipelines.scheduling.models import Model
 from sdapi.pipelines.words.translations import Translations
 
-from .families.film import open_film_model
-from .families.unet import UnetModel
-from .families.whole import WholeModel
+from .device_models import DeviceModels
 from .trained_maps.shelf import AnnotatorShelf
 from .upscalers.face_shelf import FaceShelf
-from .upscalers.kinds import Upscaler
-from .upscalers.loading import load_upscaler
 
 _log = logging.getLogger(__name__)
 
@@ -54,36 +42,6 @@ _LEAST_BYTES_TO_COMPILE = 6 * 2**30
 """Of the machine: for a Stable Diffusion 1 of full size it takes 1.8 GB for most of a minute."""
 _HOST_SHARE = 4
 """Of the machine's memory a quarter is for models that have left the device, unless the operator says otherwise."""
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """How to use the device."""
-
-    device: str
-    """A torch device name, or "auto": CUDA where there is one, else the CPU."""
-    dtype: str
-    """float32, bfloat16, float16 or "auto" (see `number_formats.py`)."""
-    threads: int
-    """CPU threads; 0 leaves it to torch."""
-    max_batch_rows: int
-    model_cache_bytes: int
-    unload_after_s: float = 0.0
-    """What nobody has used for so long leaves memory; 0: it stays while there is room."""
-    compiled_dir: Path | None = None
-    """Where compiled forwards are kept; None: nothing is compiled."""
-    compiles_what_pays: bool = False
-    """Whether only such sizes are that have kept a CPU busy for minutes, where there is a C++ compiler; else all that come often."""
-    is_deterministic: bool = False
-    """Whether a picture is the same to the bit whatever is drawn beside it, at some cost: see `forwards.py`."""
-    owns_process: bool = False
-    """Whether nothing else is done in this process, as in `sdapi serve`: what is there once the device is open stays to the end."""
-    profile_path: Path | None = None
-    """Where it is kept what forwards take on this device; None: it is learnt anew every time."""
-    quantize: Quantize = "off"
-    """In which eight bits the networks that draw are held, where they say the same then: see `quantizing/`."""
-    host_cache_bytes: int = 0
-    """Of the host's memory for models that have left a CUDA device; -1: a quarter of what there is. On a CPU it is all the same memory."""
 
 
 def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions, host: HostTier | None = None) -> DrawingLoop:
@@ -105,40 +63,17 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions, host: Ho
     memory = Memory(options.model_cache_bytes, unload_after_s=options.unload_after_s, release=_release_memory, host=host)
     versions = ModelVersions(catalog, assets)
     sizes = ExpectedSizes(catalog, assets, formats)
-    annotators = AnnotatorShelf(assets.annotators, memory, device=device)
-
     compiler = _compiler(device, options)
-    forwarding = ForwardOptions(is_deterministic=options.is_deterministic, compiler=compiler)
-    quantizer = None if options.quantize == "off" else Quantizer(options.quantize, is_deterministic=options.is_deterministic)
-
-    def load(model_id: str) -> Model:
-        if film_ids(model_id) is not None:
-            return open_film_model(model_id, assets.films, catalog, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
-        checkpoint = catalog.get(model_id)
-        if checkpoint.family in WHOLE_FAMILIES:
-            whole = load_whole(checkpoint, device=device, dtype=formats.others, is_dtype_chosen=formats.is_chosen)
-            if quantizer is not None:
-                whole = quantizer.whole(model_id, checkpoint.family, whole)
-            return WholeModel(model_id, checkpoint.family, whole)
-        parts = load_checkpoint(checkpoint, device=device, dtype=formats.predicting, vae_dtype=formats.pictures)
-        if quantizer is not None:
-            parts = quantizer.unet(model_id, parts)
-        return UnetModel(model_id, parts, assets, memory, annotators, forwarding)
-
-    def load_net(net_id: str) -> ControlNetwork:
-        try:
-            asset = assets.get("controlnet", net_id)
-        except ModelNotFound as error:
-            raise ModelBroken(net_id, f"There is no control net named {net_id!r} any more.") from error
-        return ControlNetwork(net_id, load_controlnet(asset, device=device, dtype=formats.predicting))
-
-    def load_an_upscaler(upscaler_id: str) -> Upscaler:
-        try:
-            asset = assets.get("upscaler", upscaler_id)
-        except ModelNotFound as error:
-            raise ModelBroken(upscaler_id, f"There is no upscaler named {upscaler_id!r} any more.") from error
-        return load_upscaler(asset, device=device, dtype=formats.pictures)
-
+    models = DeviceModels(
+        catalog,
+        assets,
+        device,
+        formats,
+        memory,
+        AnnotatorShelf(assets.annotators, memory, device=device),
+        ForwardOptions(is_deterministic=options.is_deterministic, compiler=compiler),
+        None if options.quantize == "off" else Quantizer(options.quantize, is_deterministic=options.is_deterministic),
+    )
     # SD 1.x at 512 px gains from 8 to 16 rows on a GPU; on CPU cores a larger batch only makes newcomers wait longer.
     batch_pixels = (16 if device.type == "cuda" else 4) * 512 * 512
     if options.owns_process:
@@ -147,11 +82,11 @@ def open_loop(catalog: Catalog, assets: Assets, options: DeviceOptions, host: Ho
         gc.freeze()
     _log.info("drawing loop opened", extra={"device": str(device), "dtype": str(formats.predicting), "threads": torch.get_num_threads()})
     return DrawingLoop(
-        Residency(load, memory, sizes.model, versions.model),
+        Residency(models.checkpoint, memory, sizes.model, versions.model),
         max_batch_pixels=batch_pixels,
         max_batch_rows=options.max_batch_rows,
-        control_nets=Residency(load_net, memory, sizes.control_net, versions.control_net),
-        upscalers=Residency(load_an_upscaler, memory, sizes.upscaler, versions.upscaler),
+        control_nets=Residency(models.control_net, memory, sizes.control_net, versions.control_net),
+        upscalers=Residency(models.upscaler, memory, sizes.upscaler, versions.upscaler),
         translations=Translations(assets.translators, memory, device=device, dtype=formats.pictures),
         safety=SafetyStage(assets.safety, memory, device=device),
         faces=FaceShelf(assets, memory, device=device),

@@ -8,7 +8,8 @@ from PIL import Image
 from recipe.detector import detect
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.domain.device_options import DeviceOptions
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.loading.loader import load_checkpoint
 from sdapi.pipelines.upscalers.architecture import network_of

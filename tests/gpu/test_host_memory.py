@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.domain.device_options import DeviceOptions
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.forwards.unet_forward import ForwardOptions
 from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint

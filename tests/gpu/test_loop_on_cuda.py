@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.domain.device_options import DeviceOptions
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.forwards.cuda_device import CudaStopwatch, SideStream
 from sdapi.pipelines.scheduling.decoding import DecodingStage, ThreadedDecoding
 from sdapi.pipelines.scheduling.flights import Ending

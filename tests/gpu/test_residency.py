@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.domain.device_options import DeviceOptions
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.loading.loader import UnetComponents, load_checkpoint
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Pictures, Result, Ticket

@@ -13,8 +13,9 @@ from recipe.drawing import draw
 from recipe.scenes import Scene
 
 from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import ControlNet, Img2Img, Inpaint, Txt2Img
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.memory.host_tier import HostTier
 from sdapi.pipelines.scheduling.loop import DrawingLoop
 from sdapi.pipelines.scheduling.tickets import Result, Ticket

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.progress import Progress
 from sdapi.pipelines.compiling.compile_spec import CompileSpec, compile_spec
 from sdapi.pipelines.compiling.compiled_forwards import CompiledForwards
 from sdapi.pipelines.compiling.compiler import Compiler, can_compile
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
 from sdapi.pipelines.forwards.recordings import Run
 from sdapi.pipelines.forwards.text_keys import text_keys_of

@@ -21,11 +21,12 @@ from torch import nn
 
 from benchmarks.formats import psnr_db
 from sdapi.catalog import Assets, Catalog, embedded_assets_dir, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import ControlNet, Txt2Img
 from sdapi.domain.quantization import EightBits
 from sdapi.pipelines.compiling.compiler import Compiler
 from sdapi.pipelines.control.controlnets import ControlNetwork
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.families.whole import WholeModel
 from sdapi.pipelines.forwards.joined_projections import joined_weight, lay_together

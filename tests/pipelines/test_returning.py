@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import ControlNet, Text2Video
 from sdapi.pipelines.control.controlnets import ControlNetwork
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.families.film import open_film_model
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.families.whole import WholeModel

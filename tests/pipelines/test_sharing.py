@@ -10,8 +10,9 @@ import pytest
 from torch import Tensor
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.progress import Progress
-from sdapi.pipelines.device_host import DeviceOptions, open_loop
+from sdapi.pipelines.device_host import open_loop
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.residency import Residency

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.domain.generation import Img2Img, Txt2Img
 from sdapi.domain.progress import Progress
 from sdapi.engine.base import Cancelled, Drawn, Failed, Work
@@ -16,7 +17,7 @@ from sdapi.engine.local import LocalEngine
 def an_engine(tmp_path: Path, device: str = "cpu") -> LocalEngine:
     catalog = Catalog(tmp_path, aliases={}, embedded=embedded_model_dir())
     assets = Assets(tmp_path)
-    return LocalEngine(catalog, assets, device=device, dtype="auto", threads=1, max_rows=4, max_batch_rows=4, model_cache_bytes=2**30)
+    return LocalEngine(catalog, assets, DeviceOptions(device, "auto", 1, 4, 2**30), max_rows=4)
 
 
 def work(job_id: int = 1, **changes: object) -> Work:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdapi.catalog import Assets, Catalog, embedded_model_dir
+from sdapi.domain.device_options import DeviceOptions
 from sdapi.engine.local import LocalEngine
 from sdapi.engine.preloading import Preloading
 
@@ -18,17 +19,8 @@ def a_catalog(tmp_path: Path) -> Catalog:
 
 
 def an_engine(tmp_path: Path, *, model_cache_bytes: int = 2**30, device: str = "cpu", unload_after_s: float = 0.0) -> LocalEngine:
-    return LocalEngine(
-        a_catalog(tmp_path),
-        Assets(tmp_path),
-        device=device,
-        dtype="auto",
-        threads=1,
-        max_rows=4,
-        max_batch_rows=4,
-        model_cache_bytes=model_cache_bytes,
-        unload_after_s=unload_after_s,
-    )
+    options = DeviceOptions(device, "auto", 1, 4, model_cache_bytes, unload_after_s=unload_after_s)
+    return LocalEngine(a_catalog(tmp_path), Assets(tmp_path), options, max_rows=4)
 
 
 async def ended(engine: LocalEngine) -> None:
