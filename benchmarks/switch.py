@@ -106,7 +106,8 @@ def switching(side_px: int, steps: int, rounds: int, full_size: Path | None = No
                 for other, again in _drawn(loop, pair, side_px, steps, pairs):
                     found.room_for_one.append(other)
                     found.stayed.append(again)
-                    found.bare_load.append(_bare_load(pair)[0])
+                # Not between the pictures: the one after it would find the caches full of another model.
+                found.bare_load.extend(_bare_load(pair)[0] for _ in range(pairs))
             if torch.cuda.is_available():
                 with _running(pair, int(_ROOM_FOR * model_bytes), host_bytes=_IN_HOST_MEMORY * model_bytes) as loop:
                     for other, again in _drawn(loop, pair, side_px, steps, pairs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,6 +16,7 @@ from sdapi.pipelines.loading.loader import load_checkpoint, load_controlnet
 from sdapi.pipelines.loading.whole_loader import load_whole
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.quantizing.quantizer import Quantizer
+from sdapi.pipelines.samplers.plan_cache import PlanShelf
 from sdapi.pipelines.scheduling.models import Model
 
 from .families.film import open_film_model
@@ -39,6 +40,7 @@ class DeviceModels:
     forwarding: ForwardOptions
     quantizer: Quantizer | None
     """None: weights stay in the formats they are loaded in."""
+    plans: PlanShelf = field(default_factory=PlanShelf)
 
     def checkpoint(self, model_id: str) -> Model:
         """A checkpoint, or what draws films. Raises ModelNotFound, ModelBroken and whatever else reading it raises."""
@@ -56,7 +58,7 @@ class DeviceModels:
         parts = load_checkpoint(checkpoint, device=self.device, dtype=formats.predicting, vae_dtype=formats.pictures)
         if self.quantizer is not None:
             parts = self.quantizer.unet(model_id, parts)
-        return UnetModel(model_id, parts, self.assets, self.memory, self.annotators, self.forwarding)
+        return UnetModel(model_id, parts, self.assets, self.memory, self.annotators, self.forwarding, self.plans.of)
 
     def control_net(self, net_id: str) -> ControlNetwork:
         """Raises ModelBroken."""

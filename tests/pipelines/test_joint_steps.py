@@ -19,7 +19,7 @@ from sdapi.domain.sampler_names import WITH_KARRAS_SIGMAS
 from sdapi.pipelines.families.unet import UnetModel
 from sdapi.pipelines.samplers import planned_samplers
 from sdapi.pipelines.samplers.joint_steps import advance_rows
-from sdapi.pipelines.samplers.plan_cache import Plans
+from sdapi.pipelines.samplers.plan_cache import Plans, PlanShelf
 from sdapi.pipelines.samplers.plan_probing import planned
 from sdapi.pipelines.samplers.planned_samplers import AnySampler, Move, PlannedSampler, advanced_together
 from sdapi.pipelines.samplers.row_sums import added_up
@@ -315,3 +315,12 @@ def test_sixteen_rows_take_as_many_operations_as_two(name: SchedulerName) -> Non
         return counted
 
     assert operations(16) == operations(2) <= 12
+
+
+def test_models_with_the_same_scheduler_config_share_their_plans_and_others_do_not() -> None:
+    shelf = PlanShelf()
+    first = shelf.of(config())
+    first.sampler(SchedulerName.DDIM, steps=4, strength=None)
+    assert shelf.of(dict(reversed(config().items()))) is first, "whatever their order, and whichever model has it"
+    assert len(shelf.of(config())) == 1
+    assert shelf.of(config(prediction_type="v_prediction")) is not first

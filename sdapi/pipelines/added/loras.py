@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sdapi.catalog import Asset, Refused
 from sdapi.pipelines.added.lora_formats import ModuleNames, RawDelta, Side, sort_tensors
+from sdapi.pipelines.loading.placement import device_of, dtype_of
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ class LoraReader:
             self._modules["text_encoder_2"],
             layers_per_block=int(unet.config.layers_per_block),
         )
-        self._device: torch.device = unet.device
-        self._dtype: torch.dtype = unet.dtype
+        self._device = device_of(unet)
+        self._dtype = dtype_of(unet)
 
     def read(self, asset: Asset) -> Lora:
         """Raises Refused where it doesn't fit the model, and what safetensors raises on damaged files.

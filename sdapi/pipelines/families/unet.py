@@ -6,7 +6,7 @@ so that a lone row gives their picture for the same seed (`tests/pipelines/test_
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from sdapi.pipelines.guidance.perturbed_attention import perturbation_scale
 from sdapi.pipelines.guidance.starts import Starts
 from sdapi.pipelines.latents.unet_decoding import UnetDecoder
 from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.loading.placement import device_of, dtype_of
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.host_tier import Packed
 from sdapi.pipelines.memory.leases import Held, HeldTogether
@@ -64,14 +65,16 @@ class UnetModel:
         memory: Memory | None = None,
         annotators: AnnotatorShelf | None = None,
         forwarding: ForwardOptions | None = None,
+        plans: Callable[[Mapping[str, Any]], Plans] = Plans,
     ) -> None:
         """`assets` are what requests may add to the model; None: nothing. They share `memory` with all models; None: no limit.
 
         `annotators` are shared by all models; None: there are none. `forwarding` is how the UNet is run; None: as it is by default.
+        `plans` are those of a scheduler config; they may be shared with other models of the device.
         """
         self._id = model_id
         self._parts = parts
-        self._again = partial(UnetModel, model_id, parts, assets, memory, annotators, forwarding)
+        self._again = partial(UnetModel, model_id, parts, assets, memory, annotators, forwarding, plans)
         self._own_processors: dict[str, Any] = dict(parts.unet.attn_processors)
         self._prompts = PromptEncoder(
             parts.tokenizer,
@@ -81,12 +84,12 @@ class UnetModel:
             has_zeros_for_empty_prompt=parts.has_zeros_for_empty_prompt,
         )
         self._additions = AdditionShelves(model_id, parts, assets, memory)
-        self._device: torch.device = parts.unet.device
+        self._device = device_of(parts.unet)
         self._annotators = annotators or AnnotatorShelf.empty(self._device)
-        self._dtype: torch.dtype = parts.unet.dtype
+        self._dtype = dtype_of(parts.unet)
         self._starts = Starts(parts)
         self._decoder = UnetDecoder(parts.vae)
-        self._plans = Plans(parts.scheduler_config)
+        self._plans = plans(parts.scheduler_config)
         options = forwarding or ForwardOptions()
         self._is_deterministic = options.is_deterministic
         # Prompts that don't fit its memory are told as tokens, which depends on the neighbours.

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from sdapi.pipelines.added.loras import Applied, applied
 from sdapi.pipelines.guidance.halves import Words
+from sdapi.pipelines.loading.placement import dtype_of
 
 from .usual_attention import is_usual
 
@@ -37,7 +38,7 @@ class TextKeys:
         self._attentions = attentions
         self._changeable = frozenset(f"{path}.{name}" for path in attentions for name in ("to_k", "to_v"))
         width = sum(2 * attention.inner_kv_dim for attention in attentions.values())
-        self._bytes_per_token = width * unet.dtype.itemsize
+        self._bytes_per_token = width * dtype_of(unet).itemsize
         self._budget_bytes = budget_bytes
         self._prompts = _Shelf(budget_bytes)
         self._batches = _Shelf(budget_bytes)

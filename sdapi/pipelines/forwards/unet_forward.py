@@ -25,6 +25,7 @@ from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, ForwardKey, f
 from sdapi.pipelines.forwards.joined_projections import joining_choice
 from sdapi.pipelines.forwards.overlay import Overlay, SteadyOverlay
 from sdapi.pipelines.forwards.recordings import Recorder, Recording, Run, Slots, StaticInputs
+from sdapi.pipelines.loading.placement import device_of
 from sdapi.pipelines.memory.shortage import is_out_of_memory
 from sdapi.pipelines.quantizing.stored_weights import is_quantized
 
@@ -247,11 +248,11 @@ def forwards_of(unet: Any, options: ForwardOptions) -> Forwards:
     if compiler is not None and is_quantized(unet):
         _log.info("a model is not compiled, because its weights are in eight bits: compiled forwards take plain ones")
         compiler = None
-    if unet.device.type == "cuda" and not options.is_deterministic:
+    if device_of(unet).type == "cuda" and not options.is_deterministic:
         choose_attention(unet, cuda_attention(unet), joining_choice(unet))
     pinned = _PINNED_SAMPLES if options.is_deterministic else None
     compiled = None if compiler is None else CompiledForwards(unet, compiler)
-    recorder = recorder_on(unet.device, has_fixed_kernels=options.is_deterministic)
+    recorder = recorder_on(device_of(unet), has_fixed_kernels=options.is_deterministic)
     return Forwards(partial(forward, unet), None if recorder is None else recorder(), compiled=compiled, pinned_samples=pinned)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdapi.pipelines.guidance.inpainting import LatentBlend, latent_mask, pixel_mask
 from sdapi.pipelines.latents.latent_space import encoded
 from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.loading.placement import device_of, dtype_of
 from sdapi.pipelines.samplers.planned_samplers import AnySampler
 from sdapi.pipelines.scheduling.row import BatchKey
 
@@ -44,8 +45,8 @@ class Starts:
     """Of one loaded model; for use from the device thread only."""
 
     def __init__(self, parts: UnetComponents) -> None:
-        self._device: torch.device = parts.unet.device
-        self._vae_dtype: torch.dtype = parts.vae.dtype
+        self._device = device_of(parts.unet)
+        self._vae_dtype = dtype_of(parts.vae)
         self.is_shown_masks: bool = parts.unet.config.in_channels == _INPAINTING_CHANNELS
         """Whether all of the model's rows start as those of inpainting do."""
 

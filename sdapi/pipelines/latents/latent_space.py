@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdapi.pipelines.loading.placement import dtype_of
+
 
 def encoded(vae: Any, pixels: Tensor, generator: torch.Generator, *, dtype: torch.dtype) -> Tensor:
     """Latents (1, 4, height_px / 8, width_px / 8) in `dtype`, from pixels (1, 3, height_px, width_px) in -1..1.
 
     Drawn from the encoder's posterior with the generator. Runs in the VAE's own dtype, which may be wider than the UNet's.
     """
-    found: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.sample(generator=generator)
+    found: Tensor = vae.encode(pixels.to(dtype_of(vae))).latent_dist.sample(generator=generator)
     mean, scale = _mean_and_scale(vae, found)
     scaled: Tensor = (found - mean) * scale
     return scaled.to(dtype)
@@ -21,7 +23,7 @@ def encoded(vae: Any, pixels: Tensor, generator: torch.Generator, *, dtype: torc
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     """Pixels (n, 3, height_px, width_px), about -1..1, in the VAE's own dtype."""
-    latents = latents.to(vae.dtype)
+    latents = latents.to(dtype_of(vae))
     mean, scale = _mean_and_scale(vae, latents)
     pixels: Tensor = vae.decode(latents / scale + mean, return_dict=False)[0]
     return pixels

@@ -10,6 +10,7 @@ from sdapi.domain.errors import InvalidRequest, ModelNotFound
 from sdapi.pipelines.added.loras import Lora, LoraReader
 from sdapi.pipelines.added.vaes import Vae, VaeReader
 from sdapi.pipelines.loading.loader import UnetComponents
+from sdapi.pipelines.loading.placement import device_of, dtype_of
 from sdapi.pipelines.loading.reading_errors import READING_ERRORS
 from sdapi.pipelines.loading.single_files import SHIPPED_CONFIGS
 from sdapi.pipelines.words.embeddings import Embedding, EmbeddingReader
@@ -35,7 +36,9 @@ class AssetReader:
         self._readers: dict[AssetKind, Any] = {
             "lora": LoraReader(parts.unet, *parts.text_encoders),
             "embedding": EmbeddingReader(*parts.text_encoders),
-            "vae": VaeReader(parts.vae, device=parts.unet.device, dtype=parts.vae.dtype, configs_dir=SHIPPED_CONFIGS / parts.family),
+            "vae": VaeReader(
+                parts.vae, device=device_of(parts.unet), dtype=dtype_of(parts.vae), configs_dir=SHIPPED_CONFIGS / parts.family
+            ),
         }
         self._found: dict[str, Asset] = {}
 

@@ -1,7 +1,8 @@
-"""A loaded checkpoint's plans of samplers, made when first asked for: rows that go the same way share one."""
+"""Plans of samplers by scheduler config, made when first asked for: rows that go the same way share one."""
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from sdapi.pipelines.samplers.planned_samplers import AnySampler, PlannedSampler
 from sdapi.pipelines.samplers.sampler import Sampler, steps_skipped
 from sdapi.pipelines.samplers.sampler_plans import Plan
 
+_CONFIGS = 32
 _REMEMBERED = 64
 """One of 150 steps takes about 30 kB: too little to be worth clearing."""
 
@@ -59,3 +61,23 @@ class Plans:
         self._plans.move_to_end(key)
         plan = self._plans[key]
         return own() if plan is None else PlannedSampler(plan)
+
+
+class PlanShelf:
+    """Those of all models of a device: most have the same few scheduler configs, and a model that comes back finds its plans again.
+
+    `of` is for the thread that loads.
+    """
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[str, Plans] = OrderedDict()
+
+    def of(self, config: Mapping[str, Any]) -> Plans:
+        """For this scheduler_config."""
+        name = json.dumps(config, sort_keys=True, default=repr)
+        if name not in self._plans:
+            self._plans[name] = Plans(config)
+            if len(self._plans) > _CONFIGS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(name)
+        return self._plans[name]
