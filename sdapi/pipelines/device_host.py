@@ -36,8 +36,8 @@ from .upscalers.face_shelf import FaceShelf
 _log = logging.getLogger(__name__)
 
 _PAYS_AFTER_S = 120.0
-"""Compiled, a forward takes a fifth to a third less, and making it takes half a minute of what is left of a core: after so many seconds
-of forwards of one size, as many again will win that back."""
+"""Compiled, a forward takes a fifth to a half less (`benchmarks.compiling`), and making it takes half a minute of what is left of a core:
+after so many seconds of forwards of one size, as many again will win that back."""
 _LEAST_BYTES_TO_COMPILE = 6 * 2**30
 """Of the machine: for a Stable Diffusion 1 of full size it takes 1.8 GB for most of a minute."""
 _HOST_SHARE = 4
