@@ -155,8 +155,8 @@ class Estimator:
             followed = [*running, *order[:_SIMULATED]]
             await self._know_shapes(session, [*(done.id for done in self._history), *(job.id for job in followed)])
         if (speeds := self._loads.speeds()) is not self._speeds:
-            self._speeds, believed = speeds, plausible(speeds)
-            self._paces = replace(self._paces, speeds=believed, fitted=fit(believed))
+            self._speeds = speeds
+            self._paces = await asyncio.to_thread(_believing, self._paces, speeds)
         room = Room(self._drawn_at_once, max(1, self._drawn_at_once // 2), self._loads.batch_pixels() / (512 * 512))
         if learn:
             await self._learn(now, running, room)
@@ -243,6 +243,12 @@ class Estimator:
         """What storing and recording take beside the drawing: of the quicker jobs, because the others had to wait for something else."""
         beside = sorted((done.finished_at - done.started_at).total_seconds() - done.seconds for done in self._history)
         return min(_MAX_STORING_S, max(0.0, beside[len(beside) // 4])) if beside else 0.0
+
+
+def _believing(paces: Paces, speeds: DrawingSpeeds) -> Paces:
+    """For a thread: of many sizes it takes ten milliseconds."""
+    believed = plausible(speeds)
+    return replace(paces, speeds=believed, fitted=fit(believed))
 
 
 def _began_s(done: FinishedJob, now: datetime) -> float:

@@ -6,7 +6,9 @@ import copy
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -276,15 +278,7 @@ def test_an_upscaler_makes_the_same_picture(tmp_path: Path) -> None:
     assert isinstance(model, UpscalerModel)
     picture = Image.effect_noise((40, 28), 60).convert("RGB")
 
-    def made() -> bytes:
-        row = model.begin(picture.size, 2, picture)
-        while not row.sampler.finished:
-            model.advance(row, model.predict([row])[0])
-        return model.decode(row).tobytes()
-
-    before = made()
-    assert _returned(model) is model
-    assert made() == before
+    _makes_the_same_again(model, lambda: model.begin(picture.size, 2, picture))
 
 
 def test_a_whole_pipeline_draws_the_same_picture(tmp_path: Path) -> None:
@@ -292,11 +286,18 @@ def test_a_whole_pipeline_draws_the_same_picture(tmp_path: Path) -> None:
     checkpoint = Catalog(tmp_path, aliases={}, embedded=None).get("tiny")
     model = WholeModel("tiny", "sd3", load_whole(checkpoint, device=CPU, dtype=torch.float32, is_dtype_chosen=False))
 
+    _makes_the_same_again(model, lambda: model.prepare(a_request(checkpoint="tiny", steps=2), None)[0])
+
+
+def _makes_the_same_again(model: Any, begin: Callable[[], Any]) -> None:
+    """`begin` makes a row of it."""
+
     def made() -> bytes:
-        (row,) = model.prepare(a_request(checkpoint="tiny", steps=2), None)
+        row = begin()
         while not row.sampler.finished:
             model.advance(row, model.predict([row])[0])
-        return model.decode(row).tobytes()
+        picture: bytes = model.decode(row).tobytes()
+        return picture
 
     before = made()
     assert _returned(model) is model
