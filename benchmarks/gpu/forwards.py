@@ -11,8 +11,9 @@ from torch import nn
 
 from sdapi.pipelines.added.loras import Applied, Delta, Lora
 from sdapi.pipelines.forwards.attention_choice import AttentionChoice, choose_attention, cuda_attention
+from sdapi.pipelines.forwards.best_time import best_seconds
 from sdapi.pipelines.forwards.forward_inputs import ForwardInputs, forward
-from sdapi.pipelines.forwards.joined_projections import JoiningChoice, best_seconds
+from sdapi.pipelines.forwards.joined_projections import JoiningChoice
 from sdapi.pipelines.forwards.overlay import Overlay
 from sdapi.pipelines.forwards.unet_forward import Forwards, recorder_on
 from sdapi.pipelines.scheduling.row import BatchKey

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdapi.pipelines.added.loras import Applied, Delta, Lora, applied
 from sdapi.pipelines.forwards.attention_choice import AttentionChoice, choose_attention
-from sdapi.pipelines.forwards.joined_projections import JoiningChoice, best_seconds, joined_weight, lay_together
+from sdapi.pipelines.forwards.best_time import best_seconds
+from sdapi.pipelines.forwards.joined_projections import JoiningChoice, joined_weight, lay_together
 from sdapi.pipelines.guidance.perturbed_attention import perturbed
 
 from .drawing import demo_parts

@@ -17,7 +17,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from .joined_projections import JoiningChoice, best_seconds, joined_weight, lay_together
+from .best_time import best_seconds
+from .joined_projections import JoiningChoice, joined_weight, lay_together
 from .usual_attention import is_usual
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .best_time import best_seconds
+
 _log = logging.getLogger(__name__)
 
-_RUNS = 5
 _SIDES = 3
 _WORTH = 0.99
 """As long as this share of the three together it may take at most, to be taken in their place."""
@@ -44,24 +44,6 @@ class JoiningChoice:
             self._is_quicker[shape] = took.get("joined", math.inf) <= _WORTH * took["apart"]
             _log.info("projections measured", extra={"shape": shape, "seconds": took})
         return self._is_quicker[shape]
-
-
-def best_seconds(run: Callable[[], Tensor], *, device: torch.device) -> float:
-    """What it takes there: the best of some runs, after one in which libraries load their kernels."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    run()
-    best_s = float("inf")
-    for _ in range(_RUNS):
-        wait()
-        began_s = time.perf_counter()
-        run()
-        wait()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return best_s
 
 
 def joining_choice(unet: Any) -> JoiningChoice:

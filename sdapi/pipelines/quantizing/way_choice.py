@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdapi.pipelines.forwards.best_time import best_seconds
 from sdapi.pipelines.quantizing.eight_bits import Way, quantized
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,6 @@ Seconds = Callable[[Tensor, Way], float]
 
 _TOKENS = 1024
 """Of a picture of 512 px in the first blocks of a UNet, or of one of 1024 px further down."""
-_RUNS = 3
 _LEAST_NUMBERS = 2**20
 """Of a weight: smaller ones are multiplied too quickly for a difference to be seen, or to matter."""
 _WORTH_IT = 1.25
@@ -48,17 +47,4 @@ def measured_seconds(weight: Tensor, way: Way) -> float:
     device = weight.device
     layer: nn.Parameter = quantized(weight, way)
     inputs = torch.randn(_TOKENS, weight.shape[1], device=device, dtype=weight.dtype)
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    functional.linear(inputs, layer)  # the first run is where libraries load their kernels
-    best_s = float("inf")
-    for _ in range(_RUNS):
-        wait()
-        began_s = time.perf_counter()
-        functional.linear(inputs, layer)
-        wait()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return best_s
+    return best_seconds(lambda: functional.linear(inputs, layer), device=device)
