@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.open_files import open_in
+
 from .running import Running, eventually, running, settings_for
 
 SIDE = 64
@@ -45,13 +47,7 @@ def a_mask() -> bytes:
 def left_open(server: Running) -> int:
     """Files under the server's folder for what arrives that are still open, or still have a name."""
     folder = server.settings.data_dir.absolute() / "incoming"
-    opened = 0
-    for number in Path("/proc/self/fd").iterdir():
-        try:
-            opened += number.readlink().is_relative_to(folder)
-        except FileNotFoundError:  # the listing's own
-            continue
-    return opened + (len(list(folder.iterdir())) if folder.is_dir() else 0)
+    return open_in(folder) + (len(list(folder.iterdir())) if folder.is_dir() else 0)
 
 
 async def sent(

@@ -5,19 +5,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.host_copy import weights_of
 from sdapi.pipelines.memory.host_tier import HostTier, Packed
 from sdapi.pipelines.memory.residency import Residency
-from sdapi.pipelines.memory.transfers import Copy, PlainTransfers
+from sdapi.pipelines.memory.transfers import Copy
 
 BLOCK_BYTES = 4096
 """What one of these models takes in host memory."""
+
+
+class PlainTransfers:
+    """Of a device whose memory is the host's: what the tier does is the same there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device: Final = device
+
+    def host_block(self, size_bytes: int) -> Tensor:
+        """See Transfers."""
+        return torch.empty(size_bytes, dtype=torch.uint8)
+
+    def copy(self, copies: Iterable[Copy]) -> None:
+        """See Transfers."""
+        for target, source in copies:
+            target.copy_(source)
+
+    def release(self) -> None:
+        """See Transfers: nothing is kept."""
 
 
 class Watched(PlainTransfers):

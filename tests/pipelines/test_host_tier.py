@@ -15,9 +15,9 @@ from sdapi.pipelines.memory.budget import Memory
 from sdapi.pipelines.memory.host_copy import HostCopy, layout_of, let_go, weights_of
 from sdapi.pipelines.memory.host_tier import HostTier, Packed
 from sdapi.pipelines.memory.residency import Residency
-from sdapi.pipelines.memory.transfers import PageLockedBlocks, PlainTransfers
+from sdapi.pipelines.memory.transfers import PageLockedBlocks
 
-from .leaving import BLOCK_BYTES, Place, Small, are_freed, storages
+from .leaving import BLOCK_BYTES, Place, PlainTransfers, Small, are_freed, storages
 
 CPU = PlainTransfers(torch.device("cpu"))
 

@@ -21,6 +21,7 @@ from sdapi.domain.sent_file import SentFile
 from sdapi.http.bodies import read_body
 from sdapi.http.multipart import close_files
 from sdapi.storage import StorageError
+from tests.open_files import open_in
 
 LONG = random.Random(0).randbytes(700_000)
 """Too long for memory, and with every byte in it that boundaries are made of."""
@@ -74,17 +75,6 @@ def content(value: object) -> bytes:
     assert isinstance(value, SentFile)
     value.content.seek(0)
     return value.content.read()
-
-
-def open_in(folder: Path) -> int:
-    """How many files of the folder this process has open, those without a name included."""
-    opened = 0
-    for number in Path("/proc/self/fd").iterdir():
-        try:
-            opened += number.readlink().is_relative_to(folder)
-        except FileNotFoundError:  # the listing's own
-            continue
-    return opened
 
 
 @pytest.mark.parametrize("data", [LONG, LONG[:1000], LONG[: 2**18], LONG[: 2**18 + 1]])

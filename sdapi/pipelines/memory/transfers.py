@@ -36,25 +36,6 @@ class Transfers(Protocol):
         ...
 
 
-class PlainTransfers:
-    """Of a device whose memory is the host's, or that nothing better is known for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device: Final = device
-
-    def host_block(self, size_bytes: int) -> Tensor:
-        """See Transfers."""
-        return torch.empty(size_bytes, dtype=torch.uint8)
-
-    def copy(self, copies: Iterable[Copy]) -> None:
-        """See Transfers."""
-        for target, source in copies:
-            target.copy_(source)
-
-    def release(self) -> None:
-        """See Transfers: nothing is kept."""
-
-
 class CudaTransfers:
     """Of a CUDA device: on a stream of their own, beside the steps."""
 
